@@ -1,0 +1,1 @@
+"""Published CNN ablation tables as files, rerun with one command."""

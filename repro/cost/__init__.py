@@ -1,0 +1,1 @@
+"""What a network costs: parameters, MACs and activations of one forward pass. Knows no trainer."""

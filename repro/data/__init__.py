@@ -1,0 +1,69 @@
+"""The data room: `prepare` once before runs fan out, `load` in each run. Knows no model, no recipe and no Lightning.
+
+Importing it imports neither torch nor any data set's library; `prepare` needs torch for CIFAR and ImageNet only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from repro.config import CifarConfig, DataConfig, DigitsConfig, ImagenetConfig, ShapesConfig
+from repro.data.splits import Delivery, EpochSampler, Loader, Splits, TrainLoader
+
+if TYPE_CHECKING:
+    import torch
+
+    from repro.data.arrays import ArraySplits
+
+__all__ = ["Delivery", "EpochSampler", "Loader", "Splits", "TrainLoader", "load", "prepare"]
+
+
+def load(
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    channels_last: bool,
+    rank: int = 0,
+    world: int = 1,
+) -> Splits:
+    """Make the loaders of one rank of a run.
+
+    `batch_size` counts images over all `world` ranks; order and augmentation are functions of `seed` and the epoch that
+    is set on `train.sampler`, the same for any number of ranks. Nothing is downloaded. Raises InputError when the data
+    are missing or damaged, or do not fill one batch.
+    """
+    delivery = Delivery(batch_size, seed, device, channels_last, rank, world)
+    if isinstance(config, ImagenetConfig):
+        from repro.data.imagenet import folder_splits
+
+        return folder_splits(config, delivery)
+    from repro.data.tensors import resident_splits
+
+    return resident_splits(_arrays(config), config.augment, config.classes, delivery)
+
+
+def prepare(config: DataConfig) -> None:
+    """Check or generate the data once, so that runs in parallel only read. Raises InputError as `load` does."""
+    if isinstance(config, ImagenetConfig):
+        from repro.data.imagenet import check_folders
+
+        check_folders(config)
+    else:
+        _arrays(config)
+
+
+def _arrays(config: DigitsConfig | ShapesConfig | CifarConfig) -> ArraySplits:
+    """Read, check or generate a data set that fits into memory."""
+    if isinstance(config, DigitsConfig):
+        from repro.data import digits
+
+        return digits.load_arrays(config)
+    if isinstance(config, ShapesConfig):
+        from repro.data import shapes
+
+        return shapes.load_arrays(config)
+    from repro.data import cifar
+
+    return cifar.load_arrays(config)

@@ -1,0 +1,60 @@
+"""What a run gets from this package: three loaders and what is known of the data. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How the batches of one rank are made and where they go. `batch_size` counts images over all `world` ranks."""
+
+    batch_size: int
+    seed: int
+    device: torch.device
+    channels_last: bool
+    rank: int = 0
+    world: int = 1
+
+
+class EpochSampler(Protocol):
+    """What Lightning looks for under `loader.sampler` at the start of each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the augmentation of the next pass."""
+
+
+class Loader(Protocol):
+    """Batches `(x, y)`: x float32 `(B, C, H, W)`, normalised, on the device; y int64 `(B,)`."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def __len__(self) -> int: ...
+
+
+class TrainLoader(Loader, Protocol):
+    """A loader whose order changes with the epoch."""
+
+    @property
+    def sampler(self) -> EpochSampler:
+        """What Lightning tells the epoch."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The loaders of one rank. `sizes` counts images over all ranks; `fingerprint` is a hash of the data."""
+
+    train: TrainLoader
+    val: Loader
+    test: Loader
+    sizes: dict[str, int]
+    fingerprint: str
+    channels: int
+    size: int
+    classes: int

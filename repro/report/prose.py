@@ -1,0 +1,63 @@
+"""The sentences of a page: how it differs from the paper, how the intervals were made, where it was run. Pure."""
+
+from __future__ import annotations
+
+from repro.report.format import escape, seconds, sentence
+from repro.report.page import Page
+from repro.report.provenance import Provenance
+from repro.results import Data
+from repro.stats import CONFIDENCE
+
+
+def here(page: Page) -> str:
+    """Say what was trained on here, and whether values may be compared with the published ones."""
+    scale = page.ablation.at(page.scale)
+    parts = [_data(data) for data in page.provenance.data]
+    if page.provenance.epochs:
+        parts.append(" or ".join(str(epochs) for epochs in page.provenance.epochs) + " epochs")
+    setting = "; ".join(part for part in (", ".join(parts), " ".join(scale.note.split())) if part)
+    if scale.faithful:
+        meaning = "Scale and data follow the paper: values and contrasts are comparable with the published ones."
+    else:
+        meaning = "Scale and data differ from the paper's: values are not comparable, contrasts are."
+    return f"Here: {sentence(setting)} {meaning}" if setting else meaning
+
+
+def method(page: Page) -> str:
+    """Say how spread, intervals and cost are to be read."""
+    inputs = [" × ".join(str(size) for size in shape) for shape in page.provenance.inputs]
+    price = f" Cost is of one forward pass of one {' or '.join(inputs)} image." if inputs else ""
+    diverged = any(row.count("diverged") for row in page.rows)
+    kept = " A seed that diverged in a row has no value there: means favour the row that lost it." if diverged else ""
+    return (
+        "Reproduced values are of the test split after the last epoch; ± is the sample standard deviation over seeds. "
+        f"Contrasts are paired by seed (variant minus reference) with {CONFIDENCE * 100:g} % t intervals; they are not "
+        "corrected for the number of contrasts and cover the choice of the seed, not of the test images." + kept + price
+    )
+
+
+def provenance_lines(source: Provenance) -> list[str]:
+    """List commits, packages, hardware, data and times, one line each; several values of one are all named."""
+    named = [
+        ("Commit", source.commits),
+        ("Packages", source.packages),
+        ("Hardware", source.hardware),
+        ("Data fingerprint", tuple(f"{data.name} `{data.fingerprint}`" for data in source.data)),
+    ]
+    lines = [f"{name}: {'; '.join(values)}" for name, values in named if values]
+    mixed = [name.lower() for name, values in named if len(values) > 1]
+    if mixed:
+        lines.append(f"The runs do not share one {', one '.join(mixed)}: a difference may not be the variant's alone")
+    if source.runs:
+        total = f"{seconds(source.total_seconds)} with set-up and evaluation"
+        lines.append(f"Time, summed over runs: {seconds(source.train_seconds)} of training steps, {total}")
+    return lines
+
+
+def _data(data: Data) -> str:
+    sizes = ", ".join(f"{size:,} {split}" for split, size in _splits(data) if size)
+    return f"{escape(data.name)} ({sizes} images)"
+
+
+def _splits(data: Data) -> tuple[tuple[str, int], ...]:
+    return ("training", data.train), ("validation", data.val), ("test", data.test)

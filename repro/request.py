@@ -1,0 +1,108 @@
+"""Read what follows an ablation's name on the command line: scale, seeds, variants, launcher, and Hydra overrides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from repro.ablation import Ablation
+from repro.errors import InputError, unknown
+from repro.paths import conf_dir, options
+from repro.study import DEFAULT_SCALE, DEFAULT_SEEDS, Study, plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """A study as it was asked for."""
+
+    scale: str = DEFAULT_SCALE
+    seeds: tuple[int, ...] = tuple(range(DEFAULT_SEEDS))
+    seeds_given: bool = False
+    only: tuple[str, ...] = ()
+    launcher: dict[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+    def study(self, ablation: Ablation) -> Study:
+        """Plan the study. Without seeds on the command line: the default ones and those that were run before."""
+        study = plan(ablation, self.scale, self.seeds, self.overrides, self.only)
+        return study if self.seeds_given else study.with_seeds({*self.seeds, *study.seeds_on_disk()})
+
+    def study_on_disk(self, ablation: Ablation) -> Study:
+        """Plan the study to be read. Without seeds on the command line: those that are there, if any."""
+        study = self.study(ablation)
+        found = study.seeds_on_disk()
+        return study if self.seeds_given or not found else study.with_seeds(found)
+
+
+def parse_request(words: Sequence[str]) -> Request:
+    """Parse `scale=laptop seeds=[0,7] variants=[a,b] launcher.parallel=2 recipe.lr=0.05`.
+
+    Raises:
+        InputError: a word that is not of the form key=value, bad seeds, an unknown launcher or launcher option.
+    """
+    taken: dict[str, str] = {}
+    launcher: dict[str, str] = {}
+    overrides = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"{word!r} is not of the form key=value, for example scale=smoke or seeds=5")
+        if key in ("scale", "seeds", "variants"):
+            if key in taken:
+                raise InputError(f"{key} is given twice: {taken[key]!r} and {value!r}")
+            taken[key] = value
+        elif key == "launcher" or key.startswith("launcher."):
+            launcher[key] = value
+        else:
+            overrides.append(word)
+    return Request(
+        scale=taken.get("scale", DEFAULT_SCALE),
+        seeds=parse_seeds(taken["seeds"]) if "seeds" in taken else tuple(range(DEFAULT_SEEDS)),
+        seeds_given="seeds" in taken,
+        only=_names(taken.get("variants", "")),
+        launcher=_launcher(launcher),
+        overrides=tuple(overrides),
+    )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read `5` (the seeds 0 to 4) or `[0,7]`. Raises InputError for anything else."""
+    count = re.fullmatch(r"\s*(\d+)\s*", text)
+    if count and int(count.group(1)) > 0:
+        return tuple(range(int(count.group(1))))
+    listed = re.fullmatch(r"\s*\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]\s*", text)
+    if not listed:
+        raise InputError(f"seeds={text!r}: expected how many (seeds=5) or a list of numbers from 0 on (seeds=[0,7])")
+    seeds = [int(part) for part in listed.group(1).split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds={text!r} names a seed twice")
+    return tuple(seeds)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.strip("[] ").split(",") if part.strip())
+
+
+def _launcher(words: dict[str, str]) -> dict[str, Any]:
+    name = words.pop("launcher", "local")
+    if name not in options("launcher"):
+        raise unknown("launcher", name, options("launcher"))
+    settings: dict[str, Any] = yaml.safe_load((conf_dir() / "launcher" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for key, value in words.items():
+        option = key.removeprefix("launcher.")
+        if option not in settings:
+            raise unknown("launcher option", key, [f"launcher.{known}" for known in settings])
+        settings[option] = _whole_number(key, value)
+    return settings
+
+
+def _whole_number(key: str, value: str) -> int | None:
+    if value == "null":
+        return None
+    if not re.fullmatch(r"[1-9]\d*", value):
+        raise InputError(f"{key}={value}: expected a whole number from 1 on, or null")
+    return int(value)

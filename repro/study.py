@@ -1,0 +1,220 @@
+"""An ablation at a scale with seeds: the runs it consists of, their state on disk, their price.
+
+Plans and reads only; training is the launcher's. Imports no torch: a price that is not in the cache is counted by
+`price`, which does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from repro import folder
+from repro.ablation import Ablation
+from repro.compose import OverrideError, compose, key_of, scale_overrides
+from repro.config import Labels, RunConfig
+from repro.errors import InputError, unknown
+from repro.paths import runs_dir
+from repro.results import Cost, Result, read_result
+
+DEFAULT_SCALE, DEFAULT_SEEDS = "laptop", 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed at one scale."""
+
+    variant: str
+    config: RunConfig
+    directory: Path
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.seed
+
+    @cached_property
+    def id(self) -> str:
+        """The run's content id."""
+        return self.config.id
+
+    def state(self) -> folder.State:
+        """The run's state on disk."""
+        return folder.state(self.directory)
+
+    def result(self) -> Result | None:
+        """The run's result; None while there is none, or none that can be read."""
+        try:
+            return read_result(self.directory)
+        except InputError:
+            return None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of an ablation at a scale, breadth first by seed."""
+
+    ablation: Ablation
+    scale: str
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
+    configs: Mapping[str, RunConfig]
+    """The first seed's config of each variant."""
+
+    @property
+    def directory(self) -> Path:
+        """Folder of the study: `RUNS/ABLATION/SCALE`."""
+        return runs_dir() / self.ablation.name / self.scale
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run: after k seeds of everything there is a valid table."""
+        return tuple(self.run(variant, seed) for seed in self.seeds for variant in self.configs)
+
+    def run(self, variant: str, seed: int) -> Run:
+        """Return the run of one variant and seed."""
+        config = self.configs[variant].model_copy(update={"seed": seed})
+        name = re.sub(r"[^\w.+-]", "_", variant)
+        return Run(variant, config, self.directory / name / f"seed{seed}-{config.id}")
+
+    def with_seeds(self, seeds: Collection[int]) -> Study:
+        """Return the same study with other seeds."""
+        return replace(self, seeds=tuple(sorted(seeds)))
+
+    def seeds_on_disk(self) -> set[int]:
+        """Seeds for which a folder of this very config is there."""
+        found = set()
+        for variant in self.configs:
+            parent = self.run(variant, 0).directory.parent
+            names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+            seeds = {int(match.group(1)) for name in names if (match := re.fullmatch(r"seed(\d+)-[0-9a-f]+", name))}
+            found |= {seed for seed in seeds if self.run(variant, seed).directory.name in names}
+        return found
+
+    @property
+    def rerun(self) -> str:
+        """The command that makes this study again."""
+        count = len(self.seeds)
+        seeds = str(count) if self.seeds == tuple(range(count)) else f"'[{','.join(map(str, self.seeds))}]'"
+        source = self.ablation.name if self.ablation.shipped else str(self.ablation.path)
+        return " ".join(["repro run", source, f"scale={self.scale}", f"seeds={seeds}", *self.overrides])
+
+
+def plan(
+    ablation: Ablation, scale: str, seeds: Sequence[int], overrides: Sequence[str] = (), only: Sequence[str] = ()
+) -> Study:
+    """Expand an ablation into resolved configs, one per variant; nothing is written and nothing trained.
+
+    Args:
+        ablation: the published table.
+        scale: name of one of its scales.
+        seeds: the seeds, each a different non-negative number.
+        overrides: Hydra overrides of the user, for every run.
+        only: the variants to run; all that the scale has when empty.
+
+    Raises:
+        InputError: an unknown scale or variant, or an override that does not compose, with file and line.
+    """
+    rows = ablation.at(scale).variants
+    for name in only:
+        if name not in rows:
+            raise unknown("variant", name, rows, where=f"{ablation.name} at scale {scale}")
+    chosen = [name for name in rows if not only or name in only or name in _references(ablation, only)]
+    _refuse_collisions(ablation, scale, overrides)
+    configs = {name: _compose_variant(ablation, scale, name, overrides) for name in chosen}
+    return Study(ablation, scale, tuple(seeds), tuple(overrides), configs)
+
+
+def _references(ablation: Ablation, names: Sequence[str]) -> set[str]:
+    """References that the named variants are compared with, and theirs."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        target = ablation.variants[waiting.pop()].reference
+        if target not in found:
+            found.add(target)
+            waiting.append(target)
+    return found
+
+
+def _refuse_collisions(ablation: Ablation, scale: str, overrides: Sequence[str]) -> None:
+    """Refuse an override of what the rows differ in: it would make them equal."""
+    rows = ablation.at(scale).variants
+    varied = {key_of(text): name for name, more in rows.items() for text in (*ablation.variants[name].set, *more)}
+    for text in overrides:
+        key = key_of(text)
+        if key in varied:
+            raise InputError(
+                f"override {text!r}: {key} is what the rows of {ablation.name} differ in (see {varied[key]}); "
+                f"write a table of your own to change it: copy {ablation.path}"
+            )
+
+
+def _compose_variant(ablation: Ablation, scale: str, name: str, overrides: Sequence[str]) -> RunConfig:
+    spec = ablation.at(scale)
+    own = [*ablation.variants[name].set, *spec.variants[name]]
+    listed = [*ablation.base, *scale_overrides(scale), *spec.set, *own, *overrides]
+    try:
+        config = compose([*listed, "seed=0"])
+    except OverrideError as error:
+        culprit = error.culprit(listed)
+        if culprit is not None and culprit in overrides:
+            raise
+        raise InputError(f"{ablation.where(culprit, name)}: variant {name!r}: {error}") from None
+    labels = Labels(ablation=ablation.name, scale=scale, variant=name)
+    return config.model_copy(update={"labels": labels})
+
+
+def known_prices(study: Study) -> dict[str, Cost]:
+    """Prices of the variants that were priced before; imports no torch."""
+    from repro.cost.count import known_price
+
+    found = {
+        name: known_price(config.model, config.data.size, config.data.channels, config.data.classes)
+        for name, config in study.configs.items()
+    }
+    return {name: cost for name, cost in found.items() if cost is not None}
+
+
+def count_prices(configs: Mapping[str, RunConfig]) -> dict[str, Cost]:
+    """Price every variant at its own input size; counts, which imports torch, what is not in the cache."""
+    from repro.cost.count import cached_price
+
+    return {
+        name: cached_price(config.model, config.data.size, config.data.channels, config.data.classes)
+        for name, config in configs.items()
+    }
+
+
+def spread(study: Study, costs: Mapping[str, Cost]) -> dict[str, dict[str, float]]:
+    """Relative difference of each variant's MACs and parameters from its reference's."""
+    variants = study.ablation.variants
+    return {
+        name: {
+            "macs": cost.macs / costs[variants[name].reference].macs - 1,
+            "params": cost.params / costs[variants[name].reference].params - 1,
+        }
+        for name, cost in costs.items()
+    }
+
+
+def check_equal_cost(study: Study, costs: Mapping[str, Cost]) -> None:
+    """Raise InputError, with the figures, when rows that must cost the same do not."""
+    rule = study.ablation.equal_cost
+    if rule is None:
+        return
+    broken = []
+    for name, differences in spread(study, costs).items():
+        for what, allowed in (("macs", rule.macs), ("params", rule.params)):
+            if allowed is not None and abs(differences[what]) > allowed:
+                target = study.ablation.variants[name].reference
+                broken.append(
+                    f"{name} has {getattr(costs[name], what):,} {what}, {differences[what]:+.1%} of {target}'s "
+                    f"{getattr(costs[target], what):,} (allowed ±{allowed:.1%})"
+                )
+    if broken:
+        where = study.ablation.where("equal_cost")
+        raise InputError(f"{where}: at scale {study.scale} the rows are not of equal cost: " + "; ".join(broken))

@@ -1,0 +1,84 @@
+"""`repro report`: the page of a study from the results that are there. Imports no torch when its prices are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from repro import ablation
+from repro.errors import InputError
+from repro.report.curves import Curve, read_curve
+from repro.report.export import to_json
+from repro.report.figure import draw
+from repro.report.index import write_index
+from repro.report.markdown import to_markdown
+from repro.report.page import Page, build_page
+from repro.request import parse_request
+from repro.results import Cost, Result, read_result, write_atomic
+from repro.study import Study, known_prices
+
+
+def report(name: str, words: Sequence[str], form: str, out: str | None) -> int:
+    """Print the page; with `out`, write it with its figure into that folder and renew the folder's index."""
+    study = parse_request(words).study_on_disk(ablation.load(name))
+    results = read_results(study)
+    if out is not None:
+        _, path = write_report(study, results, Path(out))
+        write_index(Path(out))
+        print(path)
+        return 0
+    page = make_page(study, results)
+    print(json.dumps(to_json(page), indent=2) if form == "json" else to_markdown(page, None))
+    return 0
+
+
+def read_results(study: Study) -> dict[str, dict[int, Result | None]]:
+    """Read every run's result. Raises InputError, naming the file, when one cannot be read."""
+    table: dict[str, dict[int, Result | None]] = {variant: {} for variant in study.configs}
+    for run in study.runs:
+        table[run.variant][run.seed] = read_result(run.directory)
+    return table
+
+
+def make_page(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> Page:
+    """Build the page from results and prices."""
+    return build_page(study.ablation, study.scale, results, _costs(study, results), study.rerun)
+
+
+def _costs(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> dict[str, Cost]:
+    """Prices from the cache, else from the results themselves."""
+    costs = known_prices(study)
+    for variant, by_seed in results.items():
+        for result in by_seed.values():
+            if result is not None and result.cost is not None:
+                costs.setdefault(variant, result.cost)
+    return costs
+
+
+def write_report(
+    study: Study, results: Mapping[str, Mapping[int, Result | None]], target: Path | None = None
+) -> tuple[str, Path]:
+    """Write the page and its figure; into the study's own folder unless `target` is given. Returns text and path."""
+    stem = "report" if target is None else f"{study.ablation.name}-{study.scale}"
+    directory = study.directory if target is None else target
+    figure, path = directory / f"{stem}.png", directory / f"{stem}.md"
+    page = make_page(study, results)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draw(page, _curves(study), figure)
+        text = to_markdown(page, figure.name)
+        write_atomic(path, text)
+    except OSError as error:
+        raise InputError(f"{directory}: the report cannot be written ({error.strerror})") from None
+    return text, path
+
+
+def _curves(study: Study) -> dict[str, list[Curve]]:
+    curves: dict[str, list[Curve]] = {variant: [] for variant in study.configs}
+    for run in study.runs:
+        result = run.result()
+        curve = read_curve(run.directory) if result and result.status == "finished" else None
+        if curve is not None:
+            curves[run.variant].append(curve)
+    return curves

@@ -1,0 +1,110 @@
+"""`repro run`: train what is missing of a study, then report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from repro import ablation, folder
+from repro.config import RunConfig
+from repro.console import console as make_console
+from repro.errors import InputError
+from repro.launch import Task, local
+from repro.progress import Display, Estimate, clock
+from repro.request import parse_request
+from repro.results import Cost
+from repro.study import Run, Study, check_equal_cost
+from repro.verbs.report import read_results, write_report
+
+DONE = ("finished", "diverged")
+
+
+def run(name: str, words: Sequence[str]) -> int:
+    """Run a study; returns the exit status: 0 when every run has an outcome, 1 when some failed."""
+    console = make_console(stderr=True)
+    request = parse_request(words)
+    study = request.study(ablation.load(name))
+    _check_folder(study)
+    waiting = [entry for entry in study.runs if entry.state() not in DONE]
+    if waiting:
+        local.warm_up()
+        costs = local.call(_prepare, study.configs)
+        check_equal_cost(study, costs)
+        _train(study, waiting, costs, request.launcher, console)
+    else:
+        console.print(f"all {len(study.runs)} runs are finished; nothing is trained again")
+    return _conclude(study, console)
+
+
+def _prepare(configs: Mapping[str, RunConfig]) -> dict[str, Cost]:
+    from repro.prepare import prepare
+
+    return prepare(configs)
+
+
+def _check_folder(study: Study) -> None:
+    """Find out before anything is trained whether the runs can be written."""
+    probe = study.directory / ".writable"
+    try:
+        study.directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{study.directory}: the run folder cannot be written ({error.strerror}); set REPRO_RUNS to another folder"
+        ) from None
+
+
+def _train(
+    study: Study, waiting: Sequence[Run], costs: Mapping[str, Cost], settings: Mapping[str, Any], console: Console
+) -> None:
+    tasks = [_task(entry, console) for entry in waiting]
+    parallel = settings["parallel"]
+    width = min(local.slots(task, parallel) for task in tasks)
+    kept = len(study.runs) - len(tasks)
+    seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
+    console.print(
+        f"{study.ablation.name} · scale {study.scale} · {len(study.configs)} variants × {seeds}: {len(tasks)} runs to "
+        f"train, {kept} finished before, {width} at a time, in {study.directory}"
+    )
+    prices = {entry.directory: (entry.variant, float(costs[entry.variant].macs)) for entry in waiting}
+    begin = time.monotonic()
+    with Display(tasks, Estimate(prices, width), console) as display:
+        local.launch(tasks, display, parallel)
+    console.print(f"trained in {clock(time.monotonic() - begin)}")
+
+
+def _task(entry: Run, console: Console) -> Task:
+    """Write the run's folder. A result that failed or cannot be read is set aside, so that the run is trained again."""
+    state = entry.state()
+    if state in ("failed", "unreadable"):
+        if state == "unreadable":
+            console.print(f"{entry.directory / 'result.json'}: cannot be read; set aside, and the run is trained again")
+        folder.set_aside(entry.directory)
+    folder.write_config(entry.directory, entry.config)
+    settings = entry.config.trainer
+    return Task(
+        directory=entry.directory,
+        label=f"{entry.variant} seed {entry.seed}",
+        devices=settings.devices * settings.nodes,
+        threads=settings.threads,
+        accelerator=settings.accelerator,
+    )
+
+
+def _conclude(study: Study, console: Console) -> int:
+    """Print the table, say where the report is, and name what failed."""
+    markdown, path = write_report(study, read_results(study))
+    print(markdown)
+    console.print(f"report: {path}")
+    failures = [entry for entry in study.runs if entry.state() not in DONE]
+    for entry in failures:
+        result = entry.result()
+        reason = result.failure.message if result and result.failure else entry.state()
+        console.print(f"FAILED {entry.variant} seed {entry.seed}: {reason} (log: {entry.directory / folder.LOG})")
+        for line in result.failure.log if result and result.failure else ():
+            console.print(f"    {line}", markup=False)
+    return 1 if failures else 0

@@ -1,0 +1,91 @@
+"""`repro train`: one run as an ordinary Hydra app. Several devices start from the run's own resolved config."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from repro import folder
+from repro.compose import to_config
+from repro.config import RunConfig
+from repro.errors import InputError
+from repro.paths import conf_dir, runs_dir
+from repro.results import Result, read_result
+
+
+def train_app(arguments: list[str]) -> int:
+    """Hand the arguments to Hydra: overrides, `--cfg job`, `--help`, `-m`. Returns the exit status."""
+    import hydra
+
+    statuses: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
+    def app(tree: Any) -> None:
+        statuses.append(train_one(to_config(tree)))
+
+    sys.argv = ["repro train", *arguments]
+    app()
+    return max(statuses, default=0)
+
+
+def train_one(config: RunConfig) -> int:
+    """Train one run in its own folder, unless it is finished there. Returns the exit status."""
+    directory = Path(config.dir) if config.dir else _default_folder(config)
+    state = folder.state(directory)
+    if state in ("finished", "diverged"):
+        found = read_result(directory)
+        assert found is not None
+        if found.id != config.id:
+            raise InputError(
+                f"dir={directory} holds another run ({found.id}, this one is {config.id}); name another folder"
+            )
+        print(f"already {state}: {directory / 'result.json'} (delete the folder to train again)")
+        return _say(directory, found)
+    if state == "running":
+        raise InputError(f"{directory}: another process is training this run")
+    if state in ("failed", "unreadable"):
+        folder.set_aside(directory)
+    folder.write_config(directory, config)
+    status = _several(directory) if config.trainer.devices * config.trainer.nodes > 1 else _single(config, directory)
+    result = read_result(directory)
+    return _say(directory, result) if result else status or 1
+
+
+def _default_folder(config: RunConfig) -> Path:
+    return runs_dir() / "train" / config.model.name / f"seed{config.seed}-{config.id}"
+
+
+def _single(config: RunConfig, directory: Path) -> int:
+    import traceback
+
+    from repro.train import train
+
+    try:
+        train(config, directory)
+    except InputError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _several(directory: Path) -> int:
+    return subprocess.run([sys.executable, "-m", "repro.train", str(directory)], check=False).returncode
+
+
+def _say(directory: Path, result: Result) -> int:
+    """Print how the run ended and return the exit status."""
+    if result.status == "failed":
+        print(f"FAILED: {result.failure.message if result.failure else ''} ({directory})", file=sys.stderr)
+        return 1
+    if result.status == "diverged":
+        print(f"diverged: {result.failure.message if result.failure else ''} ({directory})")
+        return 0
+    last, timing = result.last, result.timing
+    speed = f", {timing.images_per_second:,.0f} images/s" if timing else ""
+    error = f"test error {last['test_top1_error']:.2f} %, last epoch {last['epoch']:.0f}{speed}"
+    print(f"{error}; {directory / 'result.json'}")
+    return 0
