@@ -34,3 +34,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+# The committed reports, made again from scratch (about ten minutes on two cores), and the README's excerpt of them.
+reports: $(VENV)/.installed-test
+	for name in plain_vs_residual preactivation resnext_groups; do \
+		$(BIN)/repro run $$name scale=laptop seeds=5 && \
+		$(BIN)/repro report $$name scale=laptop seeds=5 --out reports || exit 1; done
+	$(BIN)/python tests/test_readme.py

@@ -69,8 +69,8 @@ def main(rounds: int = 5) -> None:
         bare(config), ours(config)
         pairs = [(bare(config), ours(config)) for _ in range(rounds)]
         plain, run = (statistics.median(column) for column in zip(*pairs, strict=True))
-        spread = [f"{second / first:.3f}" for first, second in pairs]
-        print(f"{name}: bare {plain * 1e3:.2f} ms, run {run * 1e3:.2f} ms a step, ratio {run / plain:.3f} ({', '.join(spread)})")
+        each = ", ".join(f"{second / first:.3f}" for first, second in pairs)
+        print(f"{name}: bare {plain * 1e3:.2f} ms, run {run * 1e3:.2f} ms a step, ratio {run / plain:.3f} ({each})")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def main(ablation: str = "plain_vs_residual", scale: str = "laptop") -> None:
         environment = {**os.environ, "REPRO_RUNS": folder}
         wall = timed(["run", ablation, f"scale={scale}"], environment)
         timings = [json.loads(path.read_text())["timing"] for path in Path(folder).rglob("result.json")]
-        fastest = {verb: min(timed(verb.split(), environment) for _ in range(5)) for verb in ("list", f"show {ablation}")}
+        verbs = ("list", f"show {ablation}")
+        fastest = {verb: min(timed(verb.split(), environment) for _ in range(5)) for verb in verbs}
     width = min(cores(), len(timings))
     train, evaluate, total = (sum(timing[key] for timing in timings) for key in ("train", "evaluate", "total"))
     print(f"{ablation} at scale {scale}: {len(timings)} runs, {width} at a time, wall {wall:.1f} s")

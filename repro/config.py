@@ -147,7 +147,7 @@ class CifarConfig(Typed):
 
 
 class ImagenetConfig(Typed):
-    """A folder tree `root/{train,val}/CLASS/*`: `val` images of train are held out; the val folder is the test split."""
+    """A folder tree `root/{train,val}/CLASS/*`: its val folder is the test split, `val` images of train held out."""
 
     name: Literal["imagenet"] = "imagenet"
     root: str

@@ -143,7 +143,6 @@ def _prepare_torch(config: RunConfig) -> None:
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
     torch.set_num_threads(config.trainer.threads)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time; we read none
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)

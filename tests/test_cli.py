@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repro import ablation
-from repro.cli import VERBS
+from repro.cli import VERBS, main
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -26,7 +26,8 @@ Command = Callable[..., Outcome]
 def test_reading_verbs_do_not_import_torch(arguments: list[str], runs: Path) -> None:
     code = (
         "import sys; from repro.cli import main; status = main(sys.argv[1:]);"
-        "heavy = {'torch', 'lightning', 'timm', 'wandb'} & set(sys.modules); sys.exit(f'imported {heavy}' if heavy else status)"
+        "heavy = {'torch', 'lightning', 'timm', 'wandb'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else status)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -104,7 +105,10 @@ WRONG = {
     "value of the wrong type": (["run", "preactivation", "recipe.lr=fast"], "recipe.lr is 'fast'"),
     "no duration": (["run", "preactivation", "recipe.duration=3"], "is not a duration"),
     "word without a value": (["run", "preactivation", "laptop"], "'laptop' is not of the form key=value"),
-    "what the rows differ in": (["run", "preactivation", "model.order=pre"], "is what the rows of preactivation differ in"),
+    "what the rows differ in": (
+        ["run", "preactivation", "model.order=pre"],
+        "what the rows of preactivation differ in",
+    ),
     "missing data folder": (["run", "preactivation", "scale=cifar", "data.root=/nowhere"], "/nowhere"),
     "unknown model": (["cost", "resnt50"], "unknown model 'resnt50'; did you mean 'resnet50'?"),
     "unknown axis": (["cost", "resnet50", "gruops=2"], "did you mean 'groups'?"),
@@ -134,15 +138,18 @@ def test_an_unwritable_run_folder_is_named(repro: Command, tmp_path: Path, monke
     assert "REPRO_RUNS" in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], *([verb, "--help"] for verb in VERBS if verb != "train")], ids=" ".join)
-def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from repro.cli import main
+def test_help(repro: Command) -> None:
+    for arguments in ([], ["--help"]):
+        status, output, _ = repro(*arguments)
+        assert status == 0
+        assert all(f"  {verb} " in output for verb in VERBS)
 
-    try:
-        assert main(arguments) == 0
-    except SystemExit as end:  # argparse's own --help
-        assert end.code == 0
-    assert "usage: repro" in capsys.readouterr().out
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    assert f"usage: repro {verb}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The package as others install it: a wheel and an sdist that hold conf/ and ablations/ and work away from the checkout."""
+"""The package as others install it: wheel and sdist hold conf/ and ablations/ and work away from the checkout."""
 
 from __future__ import annotations
 

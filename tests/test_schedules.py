@@ -41,7 +41,7 @@ def test_the_length_of_a_run_is_no_percentage() -> None:
 
 @pytest.mark.parametrize(
     ("step", "lr"),
-    [(0, 0.01), (399, 0.01), (400, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)],
+    [(0, 0.01), (399, 0.01), (400, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 1e-3), (63_999, 1e-3)],
 )
 def test_he2015_cifar_with_the_110_layer_warm_up(step: int, lr: float) -> None:
     """Section 4.2: lr 0.1, a tenth at 32k and 48k of 64k; 110 layers begin with 0.01 for 400 iterations."""

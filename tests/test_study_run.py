@@ -86,7 +86,8 @@ def test_the_launcher_and_repro_train_give_the_same_weights(mine: Path, repro: C
     ]  # fmt: skip
     for name in ("first", "second"):
         target = tmp_path / name
-        done = subprocess.run([*REPRO, "train", *overrides, f"dir={target}"], capture_output=True, text=True, check=False)
+        command = [*REPRO, "train", *overrides, f"dir={target}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         result = read_result(target)
         assert result is not None
@@ -144,7 +145,7 @@ def test_kill_9_loses_nothing_and_trains_nothing_twice(mine: Path, repro: Comman
     """The whole process group is killed after the first run has ended; the same command then goes on."""
     mine.write_text(MINE.replace("recipe.duration=1ep", "recipe.duration=4ep"))
     command = [*REPRO, "run", str(mine), "scale=smoke", "seeds=2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("[1/4]"):

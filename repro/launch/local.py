@@ -50,7 +50,7 @@ def launch(tasks: Sequence[Task], watch: Watch, parallel: int | None = None) -> 
         while waiting or running:
             while waiting and len(running) < width:
                 task = waiting.pop(0)
-                running[task.directory] = (_start(task), task, now())
+                running[task.directory] = (_start(task, width > 1 and task.accelerator == "gpu"), task, now())
                 watch.started(task)
             multiprocessing.connection.wait([process.sentinel for process, _, _ in running.values()], timeout=TICK)
             watch.tick([task for _, task, _ in running.values()])
@@ -117,8 +117,8 @@ def _answer(sender: Connection, function: Callable[[Argument], Value], argument:
         sender.send(error)
 
 
-def _start(task: Task) -> ForkServerProcess:
-    process = _context().Process(target=work, args=(str(task.directory), task.devices), daemon=False)
+def _start(task: Task, shared: bool) -> ForkServerProcess:
+    process = _context().Process(target=work, args=(str(task.directory), task.devices, shared), daemon=False)
     process.start()
     return process
 

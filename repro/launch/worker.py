@@ -15,8 +15,13 @@ from repro import folder
 BUSY = 75  # exit status: another process trains this run
 
 
-def work(directory: str, devices: int) -> None:
-    """Train the run in `directory`, writing everything that is printed to its log; ends the process."""
+def work(directory: str, devices: int, shared: bool) -> None:
+    """Train the run in `directory`, writing everything that is printed to its log; ends the process.
+
+    `shared`: other runs use the same device meanwhile, so its speed is no measurement and is marked.
+    """
+    if shared:
+        os.environ["REPRO_SHARED_DEVICE"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's: it ends its runs itself
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _write_to_log(Path(directory) / folder.LOG)
