@@ -120,7 +120,7 @@ class Display:
 def _metrics(progress: folder.Progress | None) -> str:
     if progress is None:
         return ""
-    names = {"train_loss": "train loss {:.3f}", "val_top1_error": "val error {:.1f} %"}
+    names = {"train_loss": "loss {:.2f}", "val_top1_error": "val {:.1f} %"}
     return ", ".join(names[name].format(value) for name, value in progress.metrics.items() if name in names)
 
 

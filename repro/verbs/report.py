@@ -58,8 +58,8 @@ def _costs(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> 
 
 def write_report(
     study: Study, results: Mapping[str, Mapping[int, Result | None]], target: Path | None = None
-) -> tuple[str, Path]:
-    """Write the page and its figure; into the study's own folder unless `target` is given. Returns text and path."""
+) -> tuple[Page, Path]:
+    """Write the page and its figure; into the study's own folder unless `target` is given. Returns page and path."""
     stem = "report" if target is None else f"{study.ablation.name}-{study.scale}"
     directory = study.directory if target is None else target
     figure, path = directory / f"{stem}.png", directory / f"{stem}.md"
@@ -67,11 +67,10 @@ def write_report(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         draw(page, _curves(study), figure)
-        text = to_markdown(page, figure.name)
-        write_atomic(path, text)
+        write_atomic(path, to_markdown(page, figure.name))
     except OSError as error:
         raise InputError(f"{directory}: the report cannot be written ({error.strerror})") from None
-    return text, path
+    return page, path
 
 
 def _curves(study: Study) -> dict[str, list[Curve]]:

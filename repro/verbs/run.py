@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from repro.console import console as make_console
 from repro.errors import InputError
 from repro.launch import Task, local
 from repro.progress import Display, Estimate, clock
+from repro.report.terminal import to_terminal
 from repro.request import parse_request
 from repro.results import Cost
 from repro.study import Run, Study, check_equal_cost
@@ -96,9 +98,12 @@ def _task(entry: Run, console: Console) -> Task:
 
 
 def _conclude(study: Study, console: Console) -> int:
-    """Print the table, say where the report is, and name what failed."""
-    markdown, path = write_report(study, read_results(study))
-    print(markdown)
+    """Print the table (the whole page when piped), say where the report is, and name what failed."""
+    page, path = write_report(study, read_results(study))
+    if sys.stdout.isatty():
+        make_console().print(to_terminal(page))
+    else:
+        print(path.read_text(encoding="utf-8"), end="")
     console.print(f"report: {path}")
     failures = [entry for entry in study.runs if entry.state() not in DONE]
     for entry in failures:
