@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from repro.config import RunConfig
+from repro.config import RunConfig, TrainerConfig
 from repro.data import prepare as prepare_data
+from repro.errors import InputError
 from repro.results import Cost
 from repro.study import count_prices
 
@@ -17,4 +18,19 @@ def prepare(configs: Mapping[str, RunConfig]) -> dict[str, Cost]:
         if config.data not in seen:
             prepare_data(config.data)
             seen.add(config.data)
+        check_device(config.trainer)
     return count_prices(configs)
+
+
+def check_device(settings: TrainerConfig) -> None:
+    """Raise InputError when this machine lacks the devices that a run asks for."""
+    import torch
+
+    if settings.accelerator == "cpu":
+        return
+    found = torch.cuda.device_count()
+    if settings.devices > found:
+        raise InputError(
+            f"trainer.accelerator=gpu with trainer.devices={settings.devices}, but PyTorch finds {found} GPUs here; "
+            "use trainer=cpu, or look at `repro doctor`"
+        )

@@ -52,6 +52,8 @@ ENVIRONMENT = Environment(
     python="3.11.9", packages={"torch": "2.11.0", "lightning": "2.5.1", "zzz": "1"}, platform="Linux", cpu="Some CPU",
     cores=2, gpu=None, commit="0123456789abcdef0123", dirty=False,
 )  # fmt: skip
+GAPS = {"test": 0.0, "val": 1.0, "train": -2.0}
+"""Last-epoch error of each split over the test error."""
 COST = Cost(input=(1, 8, 8), params=1_730_000, macs=15_800_000, activations=1)
 DATA = Data(name="digits", fingerprint="feedbeef", train=1297, val=250, test=250)
 OUT_OF_MEMORY = Failure(kind="out_of_memory", message="tried to allocate 2 GiB | of 1\nGiB")
@@ -62,7 +64,7 @@ def result(variant: str, seed: int, error: float | None, **changes: Any) -> Resu
     fields: dict[str, Any] = {
         "status": "finished", "id": f"{variant}-{seed}", "seed": seed, "ablation": "x", "scale": "laptop",
         "variant": variant, "config_hash": "c", "started": "s", "finished": "f", "epochs": 15,
-        "last": {} if error is None else {"test_top1_error": error, "val_top1_error": error + 1},
+        "last": {} if error is None else {f"{split}_top1_error": error + gap for split, gap in GAPS.items()},
         "best": {} if error is None else {"val_top1_error": error - 0.5}, "cost": COST, "data": DATA,
         "environment": ENVIRONMENT,
         "timing": Timing(setup=1, train=20, evaluate=1, total=25, images_per_second=6600.0, steps=9),

@@ -168,6 +168,28 @@ def test_repro_train_is_a_hydra_app(arguments: list[str], words: list[str], tmp_
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=resnt20"], "unknown model 'resnt20'; did you mean 'resnet20'?"),
+        (["recipe.lrr=1"], "recipe has no 'lrr'; did you mean 'lr'?"),
+        (["trainer.devices=2"], "need trainer.strategy=ddp"),
+        (["data=cifar10", "data.root=/nowhere"], "/nowhere"),
+        (["data.augment.flip=true"], "flip"),
+        (["trainer=ddp", "trainer.devices=64"], "but PyTorch finds"),
+        (["recipe.batch_size=100000"], "100000"),
+        (["-m", "seed=-1,-2"], "seed is -1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_repro_train_says_what_is_wrong_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "repro", "train", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_every_shipped_table_names_its_source() -> None:
     for name in ablation.names():
         spec = ablation.load(name)

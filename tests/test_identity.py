@@ -10,7 +10,8 @@ from repro import ablation
 from repro.compose import compose
 from repro.errors import InputError
 from repro.request import parse_request, parse_seeds
-from repro.study import plan
+from repro.study import count_prices, plan
+from repro.verbs.run import longest_first
 
 LAPTOP = ["scale=laptop", "model=resnet20"]
 
@@ -105,3 +106,9 @@ def test_bad_words_are_refused(word: str, message: str) -> None:
 def test_a_scale_given_twice_is_refused() -> None:
     with pytest.raises(InputError, match="given twice"):
         parse_request(["scale=smoke", "scale=laptop"])
+
+
+def test_the_dearest_row_of_a_seed_is_started_first(mine: Path) -> None:
+    study = plan(ablation.load(str(mine)), "smoke", [7, 0])
+    ordered = longest_first(study.runs, count_prices(study.configs))
+    assert [(run.variant, run.seed) for run in ordered] == [("wide", 7), ("narrow", 7), ("wide", 0), ("narrow", 0)]

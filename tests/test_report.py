@@ -36,6 +36,7 @@ def test_row_holds_means_contrasts_and_verdicts(ablation: Ablation) -> None:
     row = row_of(page_of(ablation, FULL), "pre110")
     assert (row.n, row.values) == (3, {0: 2.9, 1: 3.6, 2: 5.0})
     assert (row.mean, row.best_mean) == (pytest.approx(11.5 / 3), pytest.approx(11.5 / 3 - 0.5))
+    assert row.train_mean == pytest.approx(11.5 / 3 - 2)
     assert row.published_contrast == pytest.approx(-0.24)
     assert row.contrast is not None
     assert row.contrast.mean == pytest.approx(-6.5 / 3)

@@ -92,7 +92,7 @@ def test_table_row(ablation: Ablation, variant: str, cells: list[str]) -> None:
 def test_every_row_of_the_table_has_as_many_cells_as_the_header(ablation: Ablation) -> None:
     text = to_markdown(page_of(ablation, FULL))
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {12}
     assert len(table) == 2 + 5
 
 
@@ -180,8 +180,8 @@ def test_one_unit_for_the_column(tmp_path: Path, macs: list[int], header: str, s
     ("shared", "header", "speed"),
     [
         pytest.param((False, False), "img/s", "6,600", id="none shared"),
-        pytest.param((True, True), "img/s ³", "6,600", id="all shared: said once"),
-        pytest.param((False, True), "img/s", "6,600 ³", id="some shared: said there"),
+        pytest.param((True, True), "img/s ⁴", "6,600", id="all shared: said once"),
+        pytest.param((False, True), "img/s", "6,600 ⁴", id="some shared: said there"),
     ],
 )
 def test_speed_on_a_shared_device_is_marked(tmp_path: Path, shared: tuple[bool, bool], header: str, speed: str) -> None:

@@ -69,6 +69,7 @@ def _reproduced(row: Row) -> dict[str, Any]:
         "std": row.std,
         "n": row.n,
         "best_epoch_val": {"mean": row.best_mean, "std": row.best_std},
+        "train": {"mean": row.train_mean, "std": row.train_std},
         "contrast": contrast.mean if contrast else None,
         "contrast_sd": contrast.sd if contrast else None,
         "contrast_n": contrast.n if contrast else 0,

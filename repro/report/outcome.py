@@ -14,12 +14,13 @@ STATUSES: tuple[RunStatus, ...] = ("finished", "diverged", "failed", "missing")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One variant at one seed. Only a finished run has a value; `best` is on the validation split."""
+    """One variant at one seed. Only a finished run has a value; `best` is on the validation split, `train` on train."""
 
     seed: int
     status: RunStatus
     value: float | None = None
     best: float | None = None
+    train: float | None = None
     message: str = ""
 
 
@@ -35,7 +36,8 @@ def outcome(seed: int, result: Result | None, metric: str) -> Outcome:
     value = _finite(result.last.get(f"test_{metric}"))
     if value is None:
         return Outcome(seed, "failed", message=f"the result has no finite test_{metric}")
-    return Outcome(seed, "finished", value, _finite(result.best.get(f"val_{metric}")))
+    best, train = result.best.get(f"val_{metric}"), result.last.get(f"train_{metric}")
+    return Outcome(seed, "finished", value, _finite(best), _finite(train))
 
 
 def _reason(result: Result) -> str:

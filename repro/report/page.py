@@ -37,6 +37,9 @@ class Row:
     best_mean: float | None
     """Mean validation value at the best epoch: optimistic, beside the result and never instead of it."""
     best_std: float | None
+    train_mean: float | None
+    """Mean over the last epoch's training batches: tells overfitting from a failure to optimise."""
+    train_std: float | None
     contrast: Contrast | None
     verdict: Verdict | None
     cost: Cost | None
@@ -149,6 +152,7 @@ def _row(
     contrast, verdict = _compared(variant, published, own, outcomes[variant.reference])
     mean, std = _mean_std(run.value for run in own)
     best_mean, best_std = _mean_std(run.best for run in own)
+    train_mean, train_std = _mean_std(run.train for run in own)
     images_per_second, shared = _speed(results)
     return Row(
         variant=name,
@@ -162,6 +166,8 @@ def _row(
         std=std,
         best_mean=best_mean,
         best_std=best_std,
+        train_mean=train_mean,
+        train_std=train_std,
         contrast=None if variant.reference == name else contrast,
         verdict=None if variant.reference == name else verdict,
         cost=cost or _recorded_cost(results),

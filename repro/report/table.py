@@ -26,6 +26,9 @@ PARAM_UNITS = (("M", 10**6), ("k", 10**3))
 LONGEST_MESSAGE = 60
 
 SHARED = "Other runs shared the device: these speeds are not a measurement of the model alone."
+TRAIN = (
+    "Training split with augmentation, over the batches of the last epoch: tells overfitting from poor optimisation."
+)
 BEST = (
     "Validation split, at the epoch with its lowest top-1 error: chosen on itself, so optimistic; it decides nothing."
 )
@@ -129,16 +132,19 @@ def _reproduced_columns(page: Page, notes: Footnotes) -> list[Column]:
         Column(f"reproduced {_error(page)}{n}", tuple(_reproduced(row, decimals, not n) for row in page.rows)),
         Column(f"contrast [{CONFIDENCE * 100:g} %]", tuple(_contrast(row, decimals) for row in page.rows)),
         Column("verdict", tuple(_verdict(row) for row in page.rows), left=True),
-        *_best_epoch(page, decimals, notes),
+        *_beside("train", [(row.train_mean, row.train_std) for row in page.rows], TRAIN, decimals, notes),
+        *_beside("best epoch, val", [(row.best_mean, row.best_std) for row in page.rows], BEST, decimals, notes),
     ]
 
 
-def _best_epoch(page: Page, decimals: int, notes: Footnotes) -> list[Column]:
-    if all(row.best_mean is None for row in page.rows):
+def _beside(
+    header: str, values: list[tuple[float | None, float | None]], note: str, decimals: int, notes: Footnotes
+) -> list[Column]:
+    """Lay out a value that stands beside the result and decides nothing; no column where no run has it."""
+    if all(mean is None for mean, _ in values):
         return []
-    best = [(row.best_mean, row.best_std) for row in page.rows]
-    cells = tuple(DASH if mean is None else mean_and_std(mean, std, decimals) for mean, std in best)
-    return [Column("best epoch, val" + notes.mark(BEST), cells)]
+    cells = tuple(DASH if mean is None else mean_and_std(mean, std, decimals) for mean, std in values)
+    return [Column(header + notes.mark(note), cells)]
 
 
 def _reproduced(row: Row, decimals: int, with_n: bool) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import folder
-from repro.compose import to_config
+from repro.compose import compose, to_config
 from repro.config import RunConfig
 from repro.errors import InputError
 from repro.paths import conf_dir, runs_dir
@@ -20,18 +20,34 @@ def train_app(arguments: list[str]) -> int:
     import hydra
 
     statuses: list[int] = []
+    mistakes: list[InputError] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
     def app(tree: Any) -> None:
-        statuses.append(train_one(to_config(tree)))
+        try:
+            statuses.append(train_one(to_config(tree)))
+        except InputError as error:  # Hydra would print a traceback and exit with 1
+            mistakes.append(error)
 
+    _check(arguments)
     sys.argv = ["repro train", *arguments]
     app()
+    if mistakes:
+        raise mistakes[0]
     return max(statuses, default=0)
+
+
+def _check(arguments: list[str]) -> None:
+    """Find mistakes in the overrides of a single run before Hydra does, and say them in one line."""
+    words = [word for word in arguments if "=" in word and not word.startswith(("-", "hydra"))]
+    if not {"-m", "--multirun"} & set(arguments):
+        compose(words)
 
 
 def train_one(config: RunConfig) -> int:
     """Train one run in its own folder, unless it is finished there. Returns the exit status."""
+    from repro.prepare import prepare
+
     directory = Path(config.dir) if config.dir else _default_folder(config)
     state = folder.state(directory)
     if state in ("finished", "diverged"):
@@ -47,6 +63,7 @@ def train_one(config: RunConfig) -> int:
         raise InputError(f"{directory}: another process is training this run")
     if state in ("failed", "unreadable"):
         folder.set_aside(directory)
+    prepare({config.model.name: config})
     folder.write_config(directory, config)
     status = _several(directory) if config.trainer.devices * config.trainer.nodes > 1 else _single(config, directory)
     result = read_result(directory)
