@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from repro.classifier import Classifier
-from repro.folder import CURVE, Progress, write_progress
+from repro.folder import CURVE, PROGRESS, Progress, write_progress
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1_error", "val_loss", "val_top1_error", "val_top5_error", "seconds",
@@ -72,9 +72,10 @@ class EpochRecord(L.Callback):
         self._begin = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the curve anew."""
+        """Open the curve anew, and forget the progress of a run that was killed here."""
         self._begin = time.perf_counter()
         if trainer.is_global_zero:
+            (self.path.parent / PROGRESS).unlink(missing_ok=True)
             with self.path.open("w", newline="") as file:
                 csv.writer(file).writerow(COLUMNS)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import yaml
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from repro.config import RunConfig
 from repro.errors import InputError
 from repro.mistakes import first_mistake
-from repro.results import FILE, read_result, write_atomic
+from repro.results import FILE, Result, read_result, write_atomic
 
 CONFIG, PROGRESS, LOG, LOCK, CURVE, WEIGHTS = (
     "config.yaml", "progress.json", "log.txt", "lock", "metrics.csv", "final.ckpt",
@@ -72,15 +72,18 @@ def read_progress(directory: Path) -> Progress | None:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the run's lock; the system drops it when the process dies. Raises AlreadyRunningError when it is held."""
+def locked(directory: Path) -> Iterator[TextIO]:
+    """Hold the run's lock; the system drops it when the process dies. Raises AlreadyRunningError when it is held.
+
+    Gives the lock's file, in which whoever trains the run leaves a line: one for each time that it was begun.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyRunningError(str(directory)) from None
-        yield
+        yield file
 
 
 def is_locked(directory: Path) -> bool:
@@ -107,6 +110,15 @@ def state(directory: Path) -> State:
     if is_locked(directory):
         return "running"
     return result.status if result else "planned"
+
+
+def outcome(directory: Path) -> Result | None:
+    """Return the result of a run that finished or diverged; None for one that is still to be trained."""
+    try:
+        result = read_result(directory)
+    except InputError:
+        return None
+    return result if result is not None and result.status in ("finished", "diverged") else None
 
 
 def set_aside(directory: Path) -> None:

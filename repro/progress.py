@@ -134,7 +134,7 @@ def _outcome(task: Task, seconds: float) -> str:
 
 def _words(result: Result | None) -> str:
     if result is None:
-        return "trained by another process"
+        return "left to another process that is training it"
     if result.status == "finished":
         return f"test error {result.last['test_top1_error']:.1f} %"
     reason = result.failure.message if result.failure else ""

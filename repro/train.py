@@ -97,7 +97,7 @@ class _Pieces:
 
 
 def train(config: RunConfig, directory: Path) -> Result:
-    """Train one run and write its result.
+    """Train one run and write its result; a run that has an outcome in this folder is not trained again.
 
     Returns the result on rank 0 (and an equal one on the other ranks, which write nothing).
 
@@ -108,7 +108,11 @@ def train(config: RunConfig, directory: Path) -> Result:
     if not _is_first_rank():
         return _run(config, directory, now())
     started = now()
-    with folder.locked(directory):
+    with folder.locked(directory) as attempts:
+        done = folder.outcome(directory)
+        if done is not None and done.id == config.id:
+            return done  # another launcher has trained it since this one looked
+        print(f"{started} process {os.getpid()}", file=attempts, flush=True)
         folder.write_config(directory, config)
         try:
             result = _run(config, directory, started)

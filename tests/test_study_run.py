@@ -169,6 +169,19 @@ def test_kill_9_loses_nothing_and_trains_nothing_twice(mine: Path, repro: Comman
         assert same(weights(run.directory), state)
 
 
+def test_two_launchers_at_once_train_each_run_once(mine: Path, runs: Path) -> None:
+    """Both end well, and together they start each run's training once: its log is written by one process."""
+    command = [*REPRO, "run", str(mine), "scale=smoke", "seeds=3"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    texts = [process.communicate()[1] for process in both]
+    planned = study(mine, 3)
+    assert [run.state() for run in planned.runs] == ["finished"] * 6, texts
+    trained = [int((run.directory / folder.LOCK).read_text().count("\n")) for run in planned.runs]
+    assert trained == [1] * 6, texts
+    assert all(process.returncode in (0, 1) for process in both)
+    assert any(process.returncode == 0 for process in both)
+
+
 def test_a_run_on_two_processes_inside_a_study(mine: Path, repro: Command) -> None:
     """Two runs on two gloo processes each: every run trained once, one result each, every sample counted once."""
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]

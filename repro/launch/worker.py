@@ -54,10 +54,10 @@ def _several(directory: str) -> int:
 
 
 def _write_to_log(path: Path) -> None:
-    """Send standard output and error, of this process and its children, to the run's log."""
+    """Send standard output and error, of this process and its children, to the end of the run's log."""
     sys.stdout.flush()
     sys.stderr.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.close(handle)

@@ -112,11 +112,19 @@ def _conclude(study: Study, console: Console) -> int:
     else:
         print(path.read_text(encoding="utf-8"), end="")
     console.print(f"report: {path}")
-    failures = [entry for entry in study.runs if entry.state() not in DONE]
-    for entry in failures:
-        result = entry.result()
-        reason = result.failure.message if result and result.failure else entry.state()
-        console.print(f"FAILED {entry.variant} seed {entry.seed}: {reason} (log: {entry.directory / folder.LOG})")
-        for line in result.failure.log if result and result.failure else ():
-            console.print(f"    {line}", markup=False)
-    return 1 if failures else 0
+    open_runs = [entry for entry in study.runs if entry.state() not in DONE]
+    for entry in open_runs:
+        _name_open_run(entry, console)
+    return 1 if open_runs else 0
+
+
+def _name_open_run(entry: Run, console: Console) -> None:
+    """Say why a run has no outcome, with the last lines of its log."""
+    name, result = f"{entry.variant} seed {entry.seed}", entry.result()
+    if entry.state() == "running":
+        console.print(f"RUNNING {name}: another process is training it; `repro status` follows it", markup=False)
+        return
+    reason = result.failure.message if result and result.failure else entry.state()
+    console.print(f"FAILED {name}: {reason} (log: {entry.directory / folder.LOG})", markup=False)
+    for line in result.failure.log if result and result.failure else ():
+        console.print(f"    {line}", markup=False)
