@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import median
 
 from repro.ablation import Ablation, Expected, Published, Variant
 from repro.report.outcome import STATUSES, Outcome, RunStatus, outcome
@@ -197,10 +197,10 @@ def _mean_std(values: Iterable[float | None]) -> tuple[float | None, float | Non
 
 
 def _speed(by_seed: Mapping[int, Result | None]) -> tuple[float | None, bool]:
-    """Mean training speed of the finished runs (images a second), and whether the device was shared."""
+    """Median training speed of the finished runs (images a second; a busy moment of the machine does not move it)."""
     timings = [run.timing for run in by_seed.values() if run and run.status == "finished" and run.timing]
     speeds = [timing.images_per_second for timing in timings if math.isfinite(timing.images_per_second)]
-    return (fmean(speeds) if speeds else None), any(timing.shared for timing in timings)
+    return (median(speeds) if speeds else None), any(timing.shared for timing in timings)
 
 
 def _recorded_cost(by_seed: Mapping[int, Result | None]) -> Cost | None:

@@ -1,0 +1,46 @@
+"""Composing: the quick way gives what Hydra gives, for every row of every table, and blames what Hydra would blame."""
+
+from __future__ import annotations
+
+import pytest
+
+from repro import ablation, compose
+from repro.compose import scale_overrides
+from repro.errors import InputError
+
+
+@pytest.mark.parametrize("name", ablation.names())
+def test_the_quick_way_equals_hydras(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ablation.load(name)
+    cases = [
+        [*spec.base, *scale_overrides(scale), *entry.set, *spec.variants[row].set, *more, "seed=3"]
+        for scale, entry in spec.scales.items()
+        for row, more in list(entry.variants.items())[::3]
+    ]
+    quick = [compose.compose(case) for case in cases]
+    monkeypatch.setattr(compose, "_quick_tree", lambda _: None)
+    assert quick == [compose.compose(case) for case in cases]
+
+
+def test_composing_once_leaves_nothing_behind() -> None:
+    base = ["scale=laptop", "model=resnet20"]
+    first = compose.compose(base)
+    assert compose.compose([*base, "recipe.lr=0.5", "model.depths=[1,1,1]"]) != first
+    assert compose.compose(base) == first
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.gruops=2", "model has no 'gruops'; did you mean 'groups'?"),
+        ("model.depths.x=2", "model.depths is a value and has no key 'x'"),
+        ("+model.extra=2", "unknown key 'model.extra'"),
+        ("~recipe.lr", "recipe.lr is missing"),
+        ("recipe.lr=${nothing}", "'nothing' not found"),
+        ("recipe.schedule.name=cosin", "did you mean 'cosine'?"),
+    ],
+)
+def test_mistakes_are_blamed_alike(override: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compose.compose(["scale=laptop", override])
+    assert message in str(caught.value)
