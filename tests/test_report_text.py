@@ -9,8 +9,9 @@ import pytest
 
 from repro.ablation import Ablation
 from repro.report import build_page, to_markdown
-from repro.report.format import escape, label, number, seconds, shorten, three_digits, unit_of
+from repro.report.format import contrast_text, escape, label, number, seconds, shorten, three_digits, unit_of
 from repro.results import Result, Timing
+from repro.stats import Contrast
 from tests.report_study import (
     COST,
     ENVIRONMENT,
@@ -230,3 +231,17 @@ def test_mixed_runs_are_named(ablation: Ablation) -> None:
 )
 def test_wording(found: str, text: str) -> None:
     assert found == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (-0.9, -0.004, "−0.452 [−0.900, −0.004]"),
+        (-0.9, 0.03, "−0.43 [−0.90, +0.03]"),
+        (-3.3, -1.5, "−2.4 [−3.3, −1.5]"),
+        (-0.5, 0.0, "−0.2 [−0.5, 0.0]"),
+        (-0.5, -1e-9, "−0.2500 [−0.5000, 0.0000]"),
+    ],
+)
+def test_a_bound_next_to_zero_shows_its_side(low: float, high: float, text: str) -> None:
+    assert contrast_text(Contrast((low + high) / 2, 1.0, 5, low, high), 1) == text

@@ -125,13 +125,12 @@ def _linear(axes: Axes, low: float, high: float) -> None:
 
 def _symmetric_log(axes: Axes, low: float, high: float, smallest: float) -> None:
     """Linear to the decade of the smallest contrast (at most three decades below the largest), then logarithmic."""
-    start = max(math.floor(math.log10(smallest)), math.floor(math.log10(max(-low, high))) - 3)
+    start = max(math.floor(math.log10(smallest) + 1e-6), math.floor(math.log10(max(-low, high))) - 3)
     linear = 10.0**start
     stop = math.ceil(math.log10(max(-low, high, linear * 10)))
     axes.set_xscale("symlog", linthresh=linear, linscale=0.6)
-    powers = [10.0**power for power in range(start, stop + 1)]
+    powers = [10.0**power for power in range(start + 1, stop + 1)]  # the linear part is too narrow for labels
     ticks = [value for value in [*(-power for power in powers), 0.0, *powers] if low * 1.6 <= value <= high * 1.6]
-    ticks = sorted({*ticks, -linear, linear})
     axes.set_xticks(ticks, [_tick(value) for value in ticks])
     axes.set_xlim(min(low * 1.6, -1.6 * linear), max(high * 1.6, 1.6 * linear))
     axes.minorticks_off()

@@ -30,12 +30,21 @@ def mean_and_std(mean: float, std: float | None, decimals: int) -> str:
 
 
 def contrast_text(contrast: Contrast, decimals: int) -> str:
-    """Write `−2.4 [−3.3, −1.5]`; one seed has no interval."""
+    """Write `−2.4 [−3.3, −1.5]`; one seed has no interval.
+
+    A bound next to zero gets more decimals, until one sees on which side of it the interval ends.
+    """
+    decimals = _until_not_zero([contrast.low, contrast.high], decimals)
     mean = number(contrast.mean, decimals, signed=True)
     if contrast.low is None or contrast.high is None:
         return f"{mean} (n = 1)"
     low, high = (number(bound, decimals, signed=True) for bound in (contrast.low, contrast.high))
     return f"{mean} [{low}, {high}]"
+
+
+def _until_not_zero(values: Sequence[float | None], decimals: int) -> int:
+    small = [abs(value) for value in values if value]
+    return next((more for more in range(decimals, decimals + 3) if all(round(v, more) for v in small)), decimals + 3)
 
 
 def three_digits(value: float) -> str:

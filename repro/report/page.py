@@ -197,7 +197,7 @@ def _mean_std(values: Iterable[float | None]) -> tuple[float | None, float | Non
 
 
 def _speed(by_seed: Mapping[int, Result | None]) -> tuple[float | None, bool]:
-    """Median training speed of the finished runs (images a second; a busy moment of the machine does not move it)."""
+    """Median training speed of the finished runs (images a second), and whether the device was shared."""
     timings = [run.timing for run in by_seed.values() if run and run.status == "finished" and run.timing]
     speeds = [timing.images_per_second for timing in timings if math.isfinite(timing.images_per_second)]
     return (median(speeds) if speeds else None), any(timing.shared for timing in timings)

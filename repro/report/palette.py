@@ -9,6 +9,7 @@ HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A
 """Okabe and Ito (2008) without black and yellow, and a grey violet as the seventh."""
 REFERENCE = "#333333"
 DASHES: tuple[str, ...] = ("-", "--", "-.", ":")
+REFERENCE_DASHES: tuple[str, ...] = ("--", ":", "-.")
 MOST_SHADES = 4
 
 
@@ -47,10 +48,11 @@ def _shaded(groups: dict[str, list[str]]) -> dict[str, Style]:
 
 
 def _hued(pairs: Sequence[tuple[str, str]]) -> dict[str, Style]:
-    found, used = {}, 0
+    found, used, references = {}, 0, 0
     for variant, reference in pairs:
         if variant == reference:
-            found[variant] = Style(REFERENCE, "--")
+            found[variant] = Style(REFERENCE, REFERENCE_DASHES[references % len(REFERENCE_DASHES)])
+            references += 1
             continue
         found[variant] = Style(HUES[used % len(HUES)], DASHES[used // len(HUES) % len(DASHES)])
         used += 1
