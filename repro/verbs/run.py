@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,11 +50,9 @@ def _prepare(configs: Mapping[str, RunConfig]) -> dict[str, Cost]:
 
 def _check_folder(study: Study) -> None:
     """Find out before anything is trained whether the runs can be written."""
-    probe = study.directory / ".writable"
     try:
         study.directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=study.directory).close()
     except OSError as error:
         raise InputError(
             f"{study.directory}: the run folder cannot be written ({error.strerror}); set REPRO_RUNS to another folder"
