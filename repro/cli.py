@@ -20,6 +20,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose mistakes are our one-line errors."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace(", KEY=VALUE", "")  # argparse takes what may be left out for required
         raise InputError(f"{message} (see {self.prog} --help)")
 
 

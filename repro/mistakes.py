@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -16,14 +16,29 @@ Location = tuple[str | int, ...]
 def first_mistake(error: ValidationError, model: type[BaseModel]) -> tuple[Location, str]:
     """Return the place and the sentence of the first mistake; unknown keys come before what they leave missing."""
     details = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    return details[0]["loc"], _sentence(details[0], model)
+    keys = _keys(details[0]["loc"], model)
+    return keys, _sentence(details[0], keys, model)
 
 
-def _sentence(item: ErrorDetails, model: type[BaseModel]) -> str:
-    location, kind, context = item["loc"], item["type"], item.get("ctx", {})
+def _keys(location: Location, model: type[BaseModel]) -> Location:
+    """Leave out of a location the tags that pydantic puts in for members of a union: they are no keys of the file."""
+    keys: list[str | int] = []
+    current: list[type[BaseModel]] = [model]
+    for part in location:
+        tagged = [member for member in current if part in _tags(member)]
+        if len(current) > 1 and tagged:
+            current = tagged
+            continue
+        keys.append(part)
+        current = [inner for member in current for inner in _field_models(member, part)] or current
+    return tuple(keys)
+
+
+def _sentence(item: ErrorDetails, location: Location, model: type[BaseModel]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
     name = ".".join(str(part) for part in location) or "the file"
     if kind == "extra_forbidden":
-        valid = _valid_keys(model, location[:-1])
+        valid = _valid_keys(model, item["loc"][:-1])
         guess = nearest(str(location[-1]), valid)
         hint = f"did you mean {guess!r}?" if guess else f"valid: {', '.join(valid)}"
         return f"unknown key {name!r}; {hint}"
@@ -52,7 +67,7 @@ def _valid_keys(model: type[BaseModel], location: Location) -> list[str]:
     """Names of the fields that may stand at `location` inside `model`."""
     current: list[type[BaseModel]] = [model]
     for part in location:
-        matching = [m for m in current if _tag(m) == part]
+        matching = [m for m in current if part in _tags(m)]
         if matching:  # pydantic puts the tag of a union's member into the location
             current = matching
             continue
@@ -61,11 +76,10 @@ def _valid_keys(model: type[BaseModel], location: Location) -> list[str]:
     return sorted({field for m in current for field in m.model_fields})
 
 
-def _tag(model: type[BaseModel]) -> Any:
-    for field in ("name", "family"):
-        if field in model.model_fields and model.model_fields[field].default is not None:
-            return model.model_fields[field].default
-    return None
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """Values of the field that tells the members of a union apart."""
+    field = model.model_fields.get("name")
+    return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
 
 
 def _field_models(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:

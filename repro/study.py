@@ -63,6 +63,8 @@ class Study:
     overrides: tuple[str, ...]
     configs: Mapping[str, RunConfig]
     """The first seed's config of each variant."""
+    only: tuple[str, ...] = ()
+    """The variants that were asked for; empty for all that the scale has."""
 
     @property
     def directory(self) -> Path:
@@ -100,7 +102,8 @@ class Study:
         count = len(self.seeds)
         seeds = str(count) if self.seeds == tuple(range(count)) else f"'[{','.join(map(str, self.seeds))}]'"
         source = self.ablation.name if self.ablation.shipped else str(self.ablation.path)
-        return " ".join(["repro run", source, f"scale={self.scale}", f"seeds={seeds}", *self.overrides])
+        chosen = [f"'variants=[{','.join(self.only)}]'"] if self.only else []
+        return " ".join(["repro run", source, f"scale={self.scale}", f"seeds={seeds}", *chosen, *self.overrides])
 
 
 def plan(
@@ -125,7 +128,7 @@ def plan(
     chosen = [name for name in rows if not only or name in only or name in _references(ablation, only)]
     _refuse_collisions(ablation, scale, overrides)
     configs = {name: _compose_variant(ablation, scale, name, overrides) for name in chosen}
-    return Study(ablation, scale, tuple(seeds), tuple(overrides), configs)
+    return Study(ablation, scale, tuple(seeds), tuple(overrides), configs, tuple(only))
 
 
 def _references(ablation: Ablation, names: Sequence[str]) -> set[str]:
@@ -161,11 +164,20 @@ def _compose_variant(ablation: Ablation, scale: str, name: str, overrides: Seque
         config = compose([*listed, "seed=0"])
     except OverrideError as error:
         culprit = error.culprit(listed)
-        if culprit is not None and culprit in overrides:
+        if culprit in overrides or (overrides and _composes(listed[: -len(overrides)])):
             raise
         raise InputError(f"{ablation.where(culprit, name)}: variant {name!r}: {error}") from None
     labels = Labels(ablation=ablation.name, scale=scale, variant=name)
     return config.model_copy(update={"labels": labels})
+
+
+def _composes(overrides: Sequence[str]) -> bool:
+    """Whether a row is right without what the user added, who then made the mistake."""
+    try:
+        compose(overrides)
+    except OverrideError:
+        return False
+    return True
 
 
 def known_prices(study: Study) -> dict[str, Cost]:

@@ -109,6 +109,15 @@ WRONG = {
         ["run", "preactivation", "model.order=pre"],
         "what the rows of preactivation differ in",
     ),
+    "value that the data cannot have": (
+        ["plan", "preactivation", "data.size=4"],
+        "repro: data.size is 4: input should",
+    ),
+    "batch that does not divide": (
+        ["plan", "resnext_groups", "scale=imagenet", "recipe.batch_size=3"],
+        "repro: recipe.b",
+    ),
+    "nothing named": (["run"], "the following arguments are required: ABLATION (see"),
     "missing data folder": (["run", "preactivation", "scale=cifar", "data.root=/nowhere"], "/nowhere"),
     "unknown model": (["cost", "resnt50"], "unknown model 'resnt50'; did you mean 'resnet50'?"),
     "unknown axis": (["cost", "resnet50", "gruops=2"], "did you mean 'groups'?"),

@@ -96,6 +96,15 @@ def test_the_launcher_and_repro_train_give_the_same_weights(mine: Path, repro: C
         assert result.last == run.result().last  # type: ignore[union-attr]
 
 
+def test_a_study_of_some_variants_reports_them_alone(mine: Path, repro: Command) -> None:
+    status, page, _ = repro("run", str(mine), "scale=smoke", "seeds=1", "variants=[narrow]")
+    assert status == 0
+    assert "| narrow |" in page
+    assert "| wide |" not in page
+    assert "Not run at this scale: wide." in page
+    assert "'variants=[narrow]'" in page
+
+
 def test_a_failing_run_is_named_and_the_others_go_on(mine: Path, repro: Command) -> None:
     """A batch larger than the training set is found only when the data are there: that run fails, the others train."""
     text = MINE.replace('set: ["model.widths=[4,8,8]"]', 'set: ["model.widths=[4,8,8]", recipe.batch_size=1201]')

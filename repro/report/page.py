@@ -6,7 +6,7 @@ Pure: takes results that were read before, knows no file and no format. The rend
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -108,7 +108,14 @@ class Page:
         return tuple(dict.fromkeys(row.reference for row in self.rows))
 
 
-def build_page(ablation: Ablation, scale: str, results: Results, costs: Mapping[str, Cost], rerun: str) -> Page:
+def build_page(
+    ablation: Ablation,
+    scale: str,
+    results: Results,
+    costs: Mapping[str, Cost],
+    rerun: str,
+    only: Collection[str] | None = None,
+) -> Page:
     """Build the page from whatever has been run so far.
 
     Args:
@@ -117,11 +124,12 @@ def build_page(ablation: Ablation, scale: str, results: Results, costs: Mapping[
         results: by variant and seed; None, or no entry, for a run that is missing.
         costs: price by variant; a variant without one takes it from its results.
         rerun: the command that makes these results again.
+        only: the variants that the study is of; all that the scale has when None.
 
     Raises:
         InputError: the ablation has no such scale.
     """
-    chosen = ablation.at(scale).variants
+    chosen = ablation.at(scale).variants if only is None else only
     names = [name for name in ablation.variants if name in chosen]
     seeds = sorted({seed for name in names for seed in results.get(name, {})})
     runs = {name: {seed: results.get(name, {}).get(seed) for seed in seeds} for name in names}

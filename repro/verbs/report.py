@@ -43,7 +43,7 @@ def read_results(study: Study) -> dict[str, dict[int, Result | None]]:
 
 def make_page(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> Page:
     """Build the page from results and prices."""
-    return build_page(study.ablation, study.scale, results, _costs(study, results), study.rerun)
+    return build_page(study.ablation, study.scale, results, _costs(study, results), study.rerun, only=study.configs)
 
 
 def _costs(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> dict[str, Cost]:
