@@ -5,7 +5,6 @@ Knows nothing of files, studies or architectures; `train.py` puts it together wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -32,7 +31,6 @@ class Classifier(L.LightningModule):
         self.net = net
         self.recipe = recipe
         self.schedule: Schedule | None = None
-        self.compiled: Callable[[Tensor], Tensor] = net
         self._losses: list[Tensor] = []
         self._hits: list[Tensor] = []
         self._seen = 0
@@ -50,7 +48,8 @@ class Classifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(N, C, H, W)` to logits `(N, classes)`."""
-        return self.compiled(images)
+        logits: Tensor = self.net(images)
+        return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build SGD with the recipe's momentum and decay; decay on every parameter, as in He et al. 2015."""

@@ -157,9 +157,9 @@ def _assemble(config: RunConfig, directory: Path) -> _Pieces:
     net = build(config.model, config.data.channels, config.data.classes)
     if settings.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    module = Classifier(net, config.recipe, config.data.classes)
     if settings.compile:
-        module.compiled = torch.compile(net)
+        net.compile()
+    module = Classifier(net, config.recipe, config.data.classes)
     clock, record = Clock(), EpochRecord(directory)
     trainer = L.Trainer(
         accelerator=settings.accelerator,

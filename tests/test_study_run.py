@@ -223,3 +223,18 @@ def test_ctrl_c_leaves_a_study_that_can_go_on(mine: Path, runs: Path) -> None:
     assert "the same command goes on from here" in rest
     assert "Traceback" not in rest
     assert not any(folder.is_locked(run.directory) for run in study(mine, 1).runs)
+
+
+def test_ctrl_c_ends_repro_train_with_one_line(tmp_path: Path) -> None:
+    command = [*REPRO, "train", "model=resnet20", "scale=smoke", "recipe.duration=900ep", f"dir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()  # the first epoch is over
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        errors = process.stderr.read()
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "repro: stopped before the run's end; the same command trains it again"
+    assert "Traceback" not in errors
+    assert folder.state(tmp_path / "run") == "planned"

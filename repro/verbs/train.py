@@ -14,6 +14,8 @@ from repro.errors import InputError
 from repro.paths import conf_dir, runs_dir
 from repro.results import Result, read_result
 
+INTERRUPTED = 130  # exit status after Ctrl-C
+
 
 def train_app(arguments: list[str]) -> int:
     """Hand the arguments to Hydra: overrides, `--cfg job`, `--help`, `-m`. Returns the exit status."""
@@ -83,6 +85,9 @@ def _single(config: RunConfig, directory: Path) -> int:
         train(config, directory)
     except InputError:
         raise
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        print("repro: stopped before the run's end; the same command trains it again", file=sys.stderr)
+        return INTERRUPTED
     except Exception:
         traceback.print_exc()
         return 1
