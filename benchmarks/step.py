@@ -8,6 +8,8 @@ medians is printed. The goal is at most 1.03.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import statistics
 import sys
 import tempfile
@@ -56,7 +58,7 @@ def bare(config: RunConfig) -> float:
 
 def ours(config: RunConfig) -> float:
     """Seconds a step of a whole run's training clock."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         timing = train(config, Path(folder)).timing
     assert timing is not None
     return timing.train / timing.steps
