@@ -189,7 +189,7 @@ def _scale(scale: Any, rows: list[str]) -> Any:
     if not isinstance(scale, dict):
         return scale
     chosen = scale.get("variants") or rows
-    if isinstance(chosen, list):
+    if isinstance(chosen, list) and all(isinstance(name, str) for name in chosen):
         chosen = {name: [] for name in chosen}
     if isinstance(chosen, dict):
         chosen = {name: overrides or [] for name, overrides in chosen.items()}

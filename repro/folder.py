@@ -26,6 +26,13 @@ CONFIG, PROGRESS, LOG, LOCK, CURVE, WEIGHTS = (
 State = Literal["planned", "running", "finished", "diverged", "failed", "unreadable"]
 
 
+DONE: tuple[State, ...] = ("finished", "diverged")
+"""States of a run that has an outcome; it is not trained again."""
+
+BUSY = 75
+"""Exit status of a process that left its run to another one."""
+
+
 class AlreadyRunningError(Exception):
     """Another process is training the run of this folder."""
 
@@ -118,7 +125,7 @@ def outcome(directory: Path) -> Result | None:
         result = read_result(directory)
     except InputError:
         return None
-    return result if result is not None and result.status in ("finished", "diverged") else None
+    return result if result is not None and result.status in DONE else None
 
 
 def set_aside(directory: Path) -> None:

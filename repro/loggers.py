@@ -53,12 +53,13 @@ def _wandb(config: RunConfig, directory: Path) -> Any:
 def close_loggers(loggers: list[Any]) -> None:
     """Let the trackers write what they hold; at most `timeout` seconds, and never an error."""
     for logger in loggers:
-        if type(logger).__name__ != "WandbLogger":
+        finish = getattr(logger.experiment, "finish", None)  # W&B's; TensorBoard's files need none
+        if finish is None:
             continue
         try:
-            logger.experiment.finish()
+            finish()
         except Exception as error:
-            warnings.warn(f"logger=wandb did not end in time ({error}); the run is not affected", stacklevel=2)
+            warnings.warn(f"the tracker did not end in time ({error}); the run is not affected", stacklevel=2)
 
 
 def wandb_mode(settings: LoggerConfig) -> str:

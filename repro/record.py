@@ -9,6 +9,9 @@ from repro import environment
 from repro.config import RunConfig, digest
 from repro.results import Failure, Result
 
+SHARED = "REPRO_SHARED_DEVICE"
+"""Variable that a launcher sets for runs that share a device: their speed is no measurement and is marked."""
+
 
 def now() -> str:
     """The time in UTC, to the second."""

@@ -32,11 +32,8 @@ from repro.errors import InputError
 from repro.loggers import build_loggers, close_loggers
 from repro.models import build
 from repro.optim.schedules import build_schedule
-from repro.record import failed, identity, now
+from repro.record import SHARED, failed, identity, now
 from repro.results import Cost, Data, Failure, Result, Timing, write_result
-
-SHARED = "REPRO_SHARED_DEVICE"
-"""Set by a launcher that runs several runs on one device at a time: their speed is then marked as shared."""
 
 
 class RunData(L.LightningDataModule):
@@ -130,15 +127,28 @@ def _run(config: RunConfig, directory: Path, started: str) -> Result:
     _prepare_torch(config)
     pieces = _assemble(config, directory)
     setup = time.perf_counter() - begin
-    pieces.trainer.fit(pieces.module, datamodule=pieces.data)
-    pieces.record.finish(pieces.trainer, pieces.module)
-    if not pieces.record.diverged:
-        pieces.trainer.test(pieces.module, datamodule=pieces.data, verbose=False)
-        pieces.record.last |= pieces.module.held_out_metrics("test")
-    if pieces.trainer.is_global_zero:
+    try:
+        _fit_and_test(pieces)
+    finally:
         close_loggers(pieces.trainer.loggers)
+    if pieces.trainer.is_global_zero:
         _save_weights(pieces.module, directory)
     return _result(config, pieces, cost, started, setup, time.perf_counter() - begin)
+
+
+def _fit_and_test(pieces: _Pieces) -> None:
+    """Train to the end or to a divergence; read the test split once, and only after a whole training."""
+    trainer, module, record = pieces.trainer, pieces.module, pieces.record
+    trainer.fit(module, datamodule=pieces.data)
+    record.finish(trainer, module)
+    if record.diverged:
+        return
+    steps = trainer.global_step
+    trainer.test(module, datamodule=pieces.data, verbose=False)
+    tested = module.held_out_metrics("test")
+    record.last |= tested
+    for logger in trainer.loggers:
+        logger.log_metrics(tested, step=steps)
 
 
 def _prepare_torch(config: RunConfig) -> None:
@@ -250,6 +260,8 @@ def main(arguments: list[str]) -> int:
     directory = Path(arguments[0])
     try:
         train(folder.read_config(directory / folder.CONFIG), directory)
+    except folder.AlreadyRunningError:
+        return folder.BUSY
     except InputError as error:
         print(f"repro: {error}", file=sys.stderr)
         return 2

@@ -49,7 +49,9 @@ class LinedYaml:
         try:
             return loader.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
-            raise InputError(f"{self.path}:{node.start_mark.line + 1}: not a value: {error}") from None
+            raise InputError(
+                f"{self.path}:{node.start_mark.line + 1}: not a value: {str(error).splitlines()[0]}"
+            ) from None
 
     def _mapping(self, node: yaml.MappingNode, keys: Path_) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -26,6 +26,8 @@ MISTAKES = {
     "unknown scale": ("  smoke: [", "  smok: [", "unknown scale 'smok'; did you mean 'smoke'?", 15),
     "unknown row at a scale": ("    note: digits", "    variants: [wid]", "unknown variant 'wid'", 18),
     "row without its reference": ("    note: digits", "    variants: [wide]", "its reference 'narrow' is not", 18),
+    "rows that are no names": ("    note: digits", "    variants: [{wide: x}]", "scales.laptop.variants is", 18),
+    "tag that is no value": ("    note: digits", "    note: !digits", "could not determine a constructor", 18),
     "key given twice": ("base: [", "claim: again\nbase: [", "key 'claim' stands here a second time", 5),
     "no YAML": ("title: Width", "title: [Width", "not YAML", 2),
 }

@@ -11,6 +11,7 @@ from repro.compose import compose
 from repro.errors import InputError
 from repro.record import failed, now
 from repro.results import Failure, read_result, write_atomic, write_result
+from repro.train import main as train_entry
 
 CONFIG = compose(["scale=smoke", "model=resnet20"])
 
@@ -51,6 +52,14 @@ def test_a_run_is_never_trained_by_two(tmp_path: Path) -> None:
             pass
         assert folder.is_locked(tmp_path / "run")
     assert not folder.is_locked(tmp_path / "run")
+
+
+def test_the_entry_that_ddp_repeats_leaves_a_busy_run_alone(tmp_path: Path) -> None:
+    """It ends with its own status and writes nothing: a failed result would be laid over a run in progress."""
+    folder.write_config(tmp_path, CONFIG)
+    with folder.locked(tmp_path):
+        assert train_entry([str(tmp_path)]) == folder.BUSY
+    assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_wandb_without_a_key_goes_offline_and_holds_the_metrics(tmp_path: Path) 
     (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     content = record.read_bytes()
     assert record.name == f"run-{result.id}.wandb"
-    assert all(word in content for word in (b"val_top1_error", b"train_loss"))
+    assert all(word in content for word in (b"val_top1_error", b"train_loss", b"test_top1_error"))
 
 
 @pytest.mark.training

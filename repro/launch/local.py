@@ -16,7 +16,7 @@ from typing import TypeVar
 from repro import environment, folder
 from repro.errors import InputError
 from repro.launch import Task, Watch
-from repro.launch.worker import BUSY, work
+from repro.launch.worker import work
 from repro.record import failed, now
 from repro.results import Failure, read_result, write_result
 
@@ -102,6 +102,7 @@ def call(function: Callable[[Argument], Value], argument: Argument) -> Value:
     try:
         answer = receiver.recv()
     except EOFError:
+        process.join()
         raise RuntimeError(f"{function.__name__} ended with exit status {process.exitcode}") from None
     finally:
         process.join()
@@ -127,7 +128,7 @@ def _settle(process: ForkServerProcess, task: Task, began: str) -> None:
     """Write a result for a run whose process ended without one."""
     process.join()
     status = process.exitcode or 0
-    if status in (0, BUSY) or _has_result(task.directory):
+    if status in (0, folder.BUSY) or _has_result(task.directory):
         return
     tail = folder.log_tail(task.directory)
     message = f"killed by signal {-status}" if status < 0 else (tail[-1] if tail else f"exit status {status}")

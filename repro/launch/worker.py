@@ -11,8 +11,7 @@ import threading
 from pathlib import Path
 
 from repro import folder
-
-BUSY = 75  # exit status: another process trains this run
+from repro.record import SHARED
 
 
 def work(directory: str, devices: int, shared: bool) -> None:
@@ -21,7 +20,7 @@ def work(directory: str, devices: int, shared: bool) -> None:
     `shared`: other runs use the same device meanwhile, so its speed is no measurement and is marked.
     """
     if shared:
-        os.environ["REPRO_SHARED_DEVICE"] = "1"
+        os.environ[SHARED] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's: it ends its runs itself
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _write_to_log(Path(directory) / folder.LOG)
@@ -39,7 +38,7 @@ def _single(directory: Path) -> int:
     try:
         train(folder.read_config(directory / folder.CONFIG), directory)
     except folder.AlreadyRunningError:
-        return BUSY
+        return folder.BUSY
     except BaseException:
         traceback.print_exc()
         return 1

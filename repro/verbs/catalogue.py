@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -13,6 +15,10 @@ from repro.console import console
 from repro.errors import InputError, unknown
 from repro.models.presets import load_preset
 from repro.paths import options
+from repro.results import Cost
+
+if TYPE_CHECKING:
+    from repro.cost.layers import Layer
 
 KINDS = ("ablations", "models", "data", "recipes", "scales")
 _GROUPS = {"models": "model", "data": "data", "recipes": "recipe", "scales": "scale"}
@@ -140,7 +146,7 @@ def cost(name: str, words: list[str], size: int | None, as_json: bool) -> int:
     if as_json:
         totals = {"params": price.params, "macs": price.macs, "activations": price.activations}
         print(
-            json.dumps({"model": name, "input": list(price.input), **totals, "layers": [_layer(row) for row in layers]})
+            json.dumps({"model": name, "input": list(price.input), **totals, "layers": [asdict(row) for row in layers]})
         )
         return 0
     _print_cost(name, price, layers)
@@ -156,13 +162,7 @@ def _plain(word: str, value: str) -> Any:
         raise InputError(f"{word!r}: {value!r} is not a value") from None
 
 
-def _layer(row: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(row)
-
-
-def _print_cost(name: str, price: Any, layers: list[Any]) -> None:
+def _print_cost(name: str, price: Cost, layers: Sequence[Layer]) -> None:
     table = Table("layer", "kind", "input", "output", box=None, pad_edge=False)
     for heading in ("filters", "kernel", "stride", "pad", "groups", "memory KiB", "params k", "MACs M"):
         table.add_column(heading, justify="right")

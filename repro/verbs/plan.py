@@ -83,7 +83,7 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
     table = Table("variant", title=_title(study))
     for heading in ("params", "MMACs", "activations", "MACs to ref.", "params to ref.", "done", "missing"):
         table.add_column(heading, justify="right")
-    done = Counter(run.variant for run in study.runs if run.state() in ("finished", "diverged"))
+    done = Counter(run.variant for run in study.runs if run.state() in folder.DONE)
     differences = spread(study, costs)
     for name, cost in costs.items():
         is_reference = study.ablation.variants[name].reference == name
@@ -103,7 +103,7 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
         f"{data.size} × {data.size} · {first.trainer.accelerator}, {first.trainer.precision}"
     )
     out.print(_counts(study))
-    waiting = [run for run in study.runs if run.state() not in ("finished", "diverged")]
+    waiting = [run for run in study.runs if run.state() not in folder.DONE]
     out.print(f"`{study.rerun}` would train {len(waiting)} of {len(study.runs)} runs in {study.directory}")
 
 

@@ -22,8 +22,6 @@ from repro.results import Cost
 from repro.study import Run, Study, check_equal_cost
 from repro.verbs.report import read_results, write_report
 
-DONE = ("finished", "diverged")
-
 
 def run(name: str, words: Sequence[str]) -> int:
     """Run a study; returns the exit status: 0 when every run has an outcome, 1 when some failed."""
@@ -31,7 +29,7 @@ def run(name: str, words: Sequence[str]) -> int:
     request = parse_request(words)
     study = request.study(ablation.load(name))
     _check_folder(study)
-    waiting = [entry for entry in study.runs if entry.state() not in DONE]
+    waiting = [entry for entry in study.runs if entry.state() not in folder.DONE]
     if waiting:
         local.warm_up()
         costs = local.call(_prepare, study.configs)
@@ -111,7 +109,7 @@ def _conclude(study: Study, console: Console) -> int:
     else:
         print(path.read_text(encoding="utf-8"), end="")
     console.print(f"report: {path}")
-    open_runs = [entry for entry in study.runs if entry.state() not in DONE]
+    open_runs = [entry for entry in study.runs if entry.state() not in folder.DONE]
     for entry in open_runs:
         _name_open_run(entry, console)
     return 1 if open_runs else 0

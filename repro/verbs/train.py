@@ -52,7 +52,7 @@ def train_one(config: RunConfig) -> int:
 
     directory = Path(config.dir) if config.dir else _default_folder(config)
     state = folder.state(directory)
-    if state in ("finished", "diverged"):
+    if state in folder.DONE:
         found = read_result(directory)
         assert found is not None
         if found.id != config.id:
@@ -62,7 +62,7 @@ def train_one(config: RunConfig) -> int:
         print(f"already {state}: {directory / 'result.json'} (delete the folder to train again)")
         return _say(directory, found)
     if state == "running":
-        raise InputError(f"{directory}: another process is training this run")
+        raise _busy(directory)
     if state in ("failed", "unreadable"):
         folder.set_aside(directory)
     prepare({config.model.name: config})
@@ -70,6 +70,10 @@ def train_one(config: RunConfig) -> int:
     status = _several(directory) if config.trainer.devices * config.trainer.nodes > 1 else _single(config, directory)
     result = read_result(directory)
     return _say(directory, result) if result else status or 1
+
+
+def _busy(directory: Path) -> InputError:
+    return InputError(f"{directory}: another process is training this run")
 
 
 def _default_folder(config: RunConfig) -> Path:
@@ -85,6 +89,8 @@ def _single(config: RunConfig, directory: Path) -> int:
         train(config, directory)
     except InputError:
         raise
+    except folder.AlreadyRunningError:
+        raise _busy(directory) from None
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         print("repro: stopped before the run's end; the same command trains it again", file=sys.stderr)
         return INTERRUPTED
