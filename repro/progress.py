@@ -95,9 +95,8 @@ class Display:
         seconds = time.monotonic() - self.begins.pop(task.directory)
         self.done += 1
         self.estimate.add(task.directory, seconds)
-        self.console.print(
-            f"[{self.done}/{self.total}]", _outcome(task, seconds), self._eta(), highlight=False, markup=False
-        )
+        line = f"[{self.done}/{self.total}] {_outcome(task, seconds)} {self._eta()}".rstrip()
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)  # one line each, also in a log
 
     def _eta(self) -> str:
         now = time.monotonic()

@@ -214,10 +214,11 @@ def test_a_run_on_two_processes_inside_a_study(mine: Path, repro: Command) -> No
 def test_ctrl_c_leaves_a_study_that_can_go_on(mine: Path, runs: Path) -> None:
     mine.write_text(MINE.replace("recipe.duration=1ep", "recipe.duration=400ep"))
     command = [*REPRO, "run", str(mine), "scale=smoke", "seeds=1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=quiet, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         process.stderr.readline()  # the study's headline: its runs begin
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: every process of the study is told
         rest = process.stderr.read()
     assert process.returncode == 130, rest
     assert "the same command goes on from here" in rest

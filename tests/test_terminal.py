@@ -55,6 +55,7 @@ def test_lines_say_run_k_of_n_and_why_one_failed(tmp_path: Path) -> None:
         display.ended(task)
     assert out.getvalue().startswith("[1/1] wide seed 0: ")
     assert "not a result file" in out.getvalue()
+    assert out.getvalue().count("\n") == 1
 
 
 def test_the_picture_shows_epoch_and_newest_metric(tmp_path: Path) -> None:

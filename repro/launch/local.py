@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -50,7 +52,8 @@ def launch(tasks: Sequence[Task], watch: Watch, parallel: int | None = None) -> 
         while waiting or running:
             while waiting and len(running) < width:
                 task = waiting.pop(0)
-                running[task.directory] = (_start(task, width > 1 and task.accelerator == "gpu"), task, now())
+                with _interrupt_later():
+                    running[task.directory] = (_start(task, width > 1 and task.accelerator == "gpu"), task, now())
                 watch.started(task)
             multiprocessing.connection.wait([process.sentinel for process, _, _ in running.values()], timeout=TICK)
             watch.tick([task for _, task, _ in running.values()])
@@ -58,6 +61,25 @@ def launch(tasks: Sequence[Task], watch: Watch, parallel: int | None = None) -> 
                 del running[task.directory]
                 _settle(process, task, began)
                 watch.ended(task)
+
+
+@contextmanager
+def _interrupt_later(ignored: signal.Handlers | None = None) -> Iterator[None]:
+    """Hold Ctrl-C back while a process is started: the server would print a traceback of the half-made request.
+
+    With `signal.SIG_IGN` it is ignored for that moment, and by what is started in it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    held: list[int] = []
+    previous = signal.signal(signal.SIGINT, ignored or (lambda number, _: held.append(number)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if held:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -79,6 +101,8 @@ def _context() -> multiprocessing.context.ForkServerContext:
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["repro.launch.preload"])
+    with _interrupt_later(signal.SIG_IGN):  # the server inherits it: Ctrl-C must not end it while it imports
+        forkserver.ensure_running()
     return context
 
 
@@ -97,7 +121,8 @@ def call(function: Callable[[Argument], Value], argument: Argument) -> Value:
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, argument))
-    process.start()
+    with _interrupt_later():
+        process.start()
     sender.close()
     try:
         answer = receiver.recv()
@@ -112,10 +137,13 @@ def call(function: Callable[[Argument], Value], argument: Argument) -> Value:
 
 
 def _answer(sender: Connection, function: Callable[[Argument], Value], argument: Argument) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the asker's
     try:
-        sender.send(function(argument))
+        answer: Value | InputError = function(argument)
     except InputError as error:
-        sender.send(error)
+        answer = error
+    with suppress(BrokenPipeError):  # the asker may have been interrupted
+        sender.send(answer)
 
 
 def _start(task: Task, shared: bool) -> ForkServerProcess:
