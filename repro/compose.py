@@ -15,10 +15,14 @@ from pydantic import ValidationError
 from repro.config import RunConfig
 from repro.errors import InputError, unknown
 from repro.mistakes import first_mistake
+from repro.models.presets import LIBRARIES
 from repro.paths import conf_dir, options
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+
+
+_PARTS = tuple(f"_{source}" for source in LIBRARIES)
 
 
 class OverrideError(InputError):
@@ -58,6 +62,7 @@ def scale_overrides(scale: str) -> list[str]:
 
 def compose(overrides: Sequence[str]) -> RunConfig:
     """Compose and validate one run. Raises OverrideError with one sentence for anything that does not fit."""
+    overrides = [text for given in overrides for text in with_library(given)]
     parsed = [_parse(text) for text in overrides]
     tree = _quick_tree(parsed)
     return to_config(_compose_tree(list(overrides)) if tree is None else tree)
@@ -84,6 +89,15 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].strip().lstrip("+~").partition("@")[0]
 
 
+def with_library(override: str) -> list[str]:
+    """Write `model=timm/NAME` as the choice and the values that it stands for; anything else as it is."""
+    key, _, value = override.partition("=")
+    source, _, architecture = value.partition("/")
+    if key.strip() != "model" or source not in LIBRARIES or not architecture:
+        return [override]
+    return [f"model=_{source}", f"model.architecture={architecture}", f"model.name={value}"]
+
+
 def _parse(text: str) -> Override:
     """Parse an override and check what can be checked before composing: its grammar, its group and its option."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -97,7 +111,7 @@ def _parse(text: str) -> Override:
     if override.is_sweep_override():
         raise OverrideError(f"override {text!r} gives several values; one run has one", text)
     key, value = override.key_or_group, override.value()
-    if key in groups() and isinstance(value, str) and value not in options(key):
+    if key in groups() and isinstance(value, str) and value not in (*options(key), *_PARTS):
         raise OverrideError(str(unknown(f"{key}", value, options(key))), text)
     if "." not in key and "=" in text and not override.is_add() and key not in (*groups(), *RunConfig.model_fields):
         raise OverrideError(str(unknown("key", key, [*groups(), *RunConfig.model_fields])), text)

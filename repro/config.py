@@ -5,22 +5,14 @@ Imports nothing heavy: planning, listing and reporting use it without torch.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from repro.duration import Duration
 from repro.errors import InputError
-
-ID_LENGTH = 12  # hexadecimal digits: 48 bits
-
-
-class Typed(BaseModel):
-    """Base of all configuration objects: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from repro.models.config import ModelConfig
+from repro.typed import Fraction, NonNegative, Positive, Typed, digest
 
 
 def _duration(text: object) -> str:
@@ -31,74 +23,6 @@ def _duration(text: object) -> str:
 
 
 DurationText = Annotated[str, BeforeValidator(_duration)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Native(Typed):
-    """The input a preset was published with; `repro cost` prices it there."""
-
-    size: PositiveInt
-    channels: PositiveInt = 3
-    classes: PositiveInt
-
-
-class ResidualConfig(Typed):
-    """Every axis of the residual family; `models/residual.py` says what each one does, with its source."""
-
-    family: Literal["residual"] = "residual"
-    name: str
-    native: Native
-    depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    block: Literal["single", "basic", "bottleneck"]
-    order: Literal["post", "bn_after_addition", "relu_before_addition", "relu_only_pre", "pre"]
-    shortcut: Literal["none", "A", "B", "C", "D"]
-    stem: Literal["cifar", "imagenet", "deep"]
-    stem_width: PositiveInt
-    stride_place: Literal["1x1", "3x3"]
-    groups: PositiveInt
-    width_per_group: PositiveInt | None
-    zero_init: bool
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ResidualConfig:
-        if len(self.depths) != len(self.widths):
-            raise ValueError(
-                f"depths has {len(self.depths)} stages and widths has {len(self.widths)}; expected as many of each"
-            )
-        if self.block != "bottleneck" and (self.groups > 1 or self.width_per_group is not None):
-            raise ValueError(
-                f"groups={self.groups}, width_per_group={self.width_per_group} need block=bottleneck (found "
-                f"block={self.block}): a block of fewer than three layers has no grouped form (Xie et al. 2017, §3.3)"
-            )
-        for stage in range(len(self.widths)):
-            self.inner_width(stage)
-        return self
-
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block over its width: 4 for a bottleneck, else 1."""
-        return 4 if self.block == "bottleneck" else 1
-
-    def inner_width(self, stage: int) -> int:
-        """Channels inside the blocks of `stage` (0-based): groups x width per group, growing with the stage's width."""
-        width, first = self.widths[stage], self.widths[0]
-        if self.width_per_group is None:
-            if width % self.groups:
-                raise ValueError(f"groups={self.groups} does not divide the width {width} of stage {stage + 1}")
-            return width
-        inner, rest = divmod(self.groups * self.width_per_group * width, first)
-        if rest or inner % self.groups:
-            raise ValueError(
-                f"groups={self.groups} with width_per_group={self.width_per_group} gives stage {stage + 1} a width of "
-                f"{self.groups * self.width_per_group * width / first:g}, which is no multiple of the groups"
-            )
-        return inner
-
-
-ModelConfig = ResidualConfig  # grows to a union on `family`
 
 
 class AugmentConfig(Typed):
@@ -230,13 +154,14 @@ class Labels(Typed):
 
 
 NEUTRAL: dict[str, Any] = {
+    "model": {"published"},
     "labels": True,
     "dir": True,
     "logger": True,
     "data": {"root", "workers"},
     "trainer": {"devices", "nodes", "strategy"},
 }
-"""Fields that do not change what is trained: paths, devices, loader workers, loggers and labels."""
+"""Fields that do not change what is trained: published numbers, paths, devices, loader workers, loggers and labels."""
 
 
 class RunConfig(Typed):
@@ -265,9 +190,3 @@ class RunConfig(Typed):
     def id(self) -> str:
         """Hash of everything that changes what is trained: 12 hexadecimal digits."""
         return digest(self.model_dump(mode="json", exclude=NEUTRAL))
-
-
-def digest(tree: Any) -> str:
-    """Hash a JSON-like tree to `ID_LENGTH` hexadecimal digits; key order does not matter."""
-    text = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]

@@ -78,8 +78,11 @@ def _valid_keys(model: type[BaseModel], location: Location) -> list[str]:
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     """Values of the field that tells the members of a union apart."""
-    field = model.model_fields.get("name")
-    return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
+    for name in ("family", "kind", "name"):
+        field = model.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is Literal:
+            return get_args(field.annotation)
+    return ()
 
 
 def _field_models(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:

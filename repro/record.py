@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from repro import environment
-from repro.config import RunConfig, digest
+from repro.config import RunConfig
 from repro.results import Failure, Result
+from repro.typed import digest
 
 SHARED = "REPRO_SHARED_DEVICE"
 """Variable that a launcher sets for runs that share a device: their speed is no measurement and is marked."""

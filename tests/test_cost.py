@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from repro.config import ResidualConfig
 from repro.cost import count
 from repro.cost.blank import blank_network
 from repro.cost.count import cached_price, known_price, price
 from repro.cost.layers import Layer, layer_table
 from repro.errors import InputError
 from repro.models.presets import load_preset
+from repro.models.residual_config import ResidualConfig
 from repro.results import Cost
 
 torch.set_num_threads(1)

@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from repro.config import ResidualConfig
 from repro.errors import InputError
+from repro.models.config import config_class
 from repro.models.presets import load_preset
 from repro.paths import conf_dir, options
 
@@ -26,7 +26,7 @@ def composed() -> dict[str, Any]:
 @pytest.mark.parametrize("name", options("model"))
 def test_a_preset_is_the_same_to_hydra_and_to_the_library(name: str, composed: dict[str, Any]) -> None:
     config = load_preset(name)
-    assert ResidualConfig.model_validate(composed[name]) == config
+    assert config_class(config.family).model_validate(composed[name]) == config
     assert config.name == name
 
 
@@ -44,7 +44,7 @@ def test_a_preset_opens_with_its_source(name: str) -> None:
         ("resnet50", {"shortcuts": "A"}, r"model resnet50: unknown key 'shortcuts'; did you mean 'shortcut'\?"),
         ("resnet50", {"order": "posst"}, r"model resnet50: order is 'posst', expected .*; did you mean 'post'\?"),
         ("resnet50", {"depths": (3, 4)}, "model resnet50: depths has 2 stages and widths has 4"),
-        ("resnet18", {"groups": 2}, "model resnet18: groups=2, width_per_group=None need block=bottleneck"),
+        ("resnet18", {"groups": 2}, "model resnet18: groups=2 needs block=bottleneck"),
     ],
     ids=["preset", "axis", "value", "stages", "groups"],
 )

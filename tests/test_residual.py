@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from repro.config import ResidualConfig
 from repro.errors import InputError
 from repro.models import build
 from repro.models.presets import load_preset
-from repro.models.residual import ResidualNet, ResidualUnit, ZeroPadShortcut
+from repro.models.residual import ResidualNet
+from repro.models.unit import ResidualUnit, ZeroPadShortcut
+from repro.models.residual_config import ResidualConfig
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from repro.config import ModelConfig
 from repro.models import build
+from repro.models.config import ModelConfig
 
 
 def blank_network(config: ModelConfig, channels: int, classes: int) -> nn.Module:

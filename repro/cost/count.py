@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from repro.config import ModelConfig, digest
 from repro.errors import InputError
+from repro.models.config import ModelConfig
 from repro.paths import cache_dir
 from repro.results import Cost, write_atomic
+from repro.typed import digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,8 +97,8 @@ def cached_price(config: ModelConfig, size: int, channels: int, classes: int) ->
 
 
 def _cache_file(config: ModelConfig, size: int, channels: int, classes: int) -> Path:
-    """Name the file by everything that changes the price; a preset's name and native input do not."""
-    axes = config.model_dump(mode="json", exclude={"name", "native"})
+    """Name the file by everything that changes the price; a preset's name, native input and published error do not."""
+    axes = config.model_dump(mode="json", exclude={"name", "native", "published"})
     key = digest([COUNTER_VERSION, axes, size, channels, classes])
     return cache_dir() / "prices" / f"{key}.json"
 

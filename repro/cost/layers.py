@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from repro.config import ModelConfig
 from repro.cost.blank import blank_network
 from repro.errors import InputError
+from repro.models.config import ModelConfig
 
 Kind = Literal["conv", "linear", "max_pool", "avg_pool", "norm"]
 Shape = tuple[int, int, int]

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.config import ShapesConfig, digest
+from repro.config import ShapesConfig
 from repro.data.arrays import ArraySplits, LabelledImages
 from repro.data.scenes import CLASSES, draw
 from repro.data.seeds import numpy_generator
 from repro.paths import cache_dir
+from repro.typed import digest
 
 VERSION = 1
 """Of the generator: raise it with every change to what `scenes` draws, so that old cache files are left alone."""

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from repro.config import ResidualConfig
 from repro.errors import InputError, unknown
 from repro.mistakes import first_mistake
+from repro.models.config import Family, config_class
 from repro.paths import conf_dir, options
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-def load_preset(name: str, /, **axes: Any) -> ResidualConfig:
+LIBRARIES = ("timm", "torchvision")
+"""`timm/NAME` and `torchvision/NAME` are presets too, for whatever name the library has."""
+
+
+def load_preset(name: str, /, **axes: Any) -> Family:
     """Return the preset `conf/model/NAME.yaml`, changed in the given axes: `load_preset("resnet50", shortcut="D")`.
 
     Raises InputError for an unknown preset or axis, with the nearest name, and for an impossible value.
     """
-    if name not in options("model"):
+    source, _, architecture = name.partition("/")
+    if source in LIBRARIES and architecture:
+        tree = {**_read(f"_{source}"), "name": name, "architecture": architecture}
+    elif name in options("model"):
+        tree = _read(name)
+    else:
         raise unknown("model", name, options("model"))
+    tree = _merged(tree, axes)
+    kind = config_class(tree["family"])
     try:
-        return ResidualConfig.model_validate(_merged(_read(name), axes))
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"model {name}: {first_mistake(error, ResidualConfig)[1]}") from None
+        raise InputError(f"model {name}: {first_mistake(error, kind)[1]}") from None
 
 
+@cache
 def _read(name: str) -> dict[str, Any]:
     """Read one file on top of the files that its defaults list names, in the list's order as Hydra does."""
-    own = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
+    text = (conf_dir() / "model" / f"{name}.yaml").read_text(encoding="utf-8")
+    own = yaml.load(text, Loader=_Loader)
     tree: dict[str, Any] = {}
     for part in own.pop("defaults", ["_self_"]):
         tree = _merged(tree, own if part == "_self_" else _read(part))
