@@ -8,12 +8,30 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
 from repro.errors import InputError, unknown
 
-_STUDY = "scale=laptop, seeds=3 or seeds=[0,7], variants=[a,b], launcher.parallel=2, and any Hydra override of a run"
+VERBS = {
+    "list": "the published tables that can be rerun; also: list models, data, recipes, scales",
+    "show": "a table with its published values, or the axes of a model",
+    "cost": "parameters, MACs, activations and memory of a model, as a whole or by layer",
+    "compare": "models side by side: published error against cost, as a table and a figure",
+    "budget": "widths that keep a model's cost while its number of groups changes",
+    "signal": "what a model does to the variance of its signal at initialisation, measured and plotted",
+    "plan": "what a study would train, and what its rows cost; nothing is trained",
+    "run": "train what is missing of a study, then report",
+    "status": "the state of a study's runs",
+    "report": "published and reproduced numbers side by side, with verdicts",
+    "train": "one run (a Hydra app: repro train --help)",
+    "doctor": "what this machine has and lacks",
+}
+"""Each verb is a module of `repro.verbs` with `add_arguments(parser)` and `main(options)`; `train` is Hydra's."""
+
+_WRITES = ("run",)  # every other verb reads, and has --json
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,101 +42,21 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def _list(options: argparse.Namespace) -> int:
-    from repro.verbs.catalogue import list_all
-
-    return list_all(options.kind, options.json)
-
-
-def _show(options: argparse.Namespace) -> int:
-    from repro.verbs.catalogue import show
-
-    return show(options.name, options.json)
-
-
-def _cost(options: argparse.Namespace) -> int:
-    from repro.verbs.catalogue import cost
-
-    return cost(options.name, options.words, options.input, options.json)
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from repro.verbs.plan import plan
-
-    return plan(options.name, options.words, options.json)
-
-
-def _status(options: argparse.Namespace) -> int:
-    from repro.verbs.plan import status
-
-    return status(options.name, options.words, options.json)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from repro.verbs.run import run
-
-    return run(options.name, options.words)
-
-
-def _report(options: argparse.Namespace) -> int:
-    from repro.verbs.report import report
-
-    return report(options.name, options.words, "json" if options.json else options.format, options.out)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from repro.verbs.doctor import doctor
-
-    return doctor(options.json)
-
-
-VERBS: dict[str, tuple[Callable[[argparse.Namespace], int] | None, str]] = {
-    "list": (_list, "the published tables that can be rerun; also: list models, data, recipes, scales"),
-    "show": (_show, "a table with its published values, or the axes of a model"),
-    "cost": (_cost, "parameters, MACs and activations of a model, by layer"),
-    "plan": (_plan, "what a study would train, and what its rows cost; nothing is trained"),
-    "run": (_run, "train what is missing of a study, then report"),
-    "status": (_status, "the state of a study's runs"),
-    "report": (_report, "published and reproduced numbers side by side, with verdicts"),
-    "train": (None, "one run (a Hydra app: repro train --help)"),
-    "doctor": (_doctor, "what this machine has and lacks"),
-}
-
-
-def _parser(verb: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"repro {verb}", description=VERBS[verb][1])
-    if verb == "list":
-        parser.add_argument("kind", nargs="?", default="ablations", help="ablations, models, data, recipes or scales")
-    elif verb == "show":
-        parser.add_argument("name", metavar="ABLATION|MODEL")
-    elif verb == "cost":
-        parser.add_argument("name", metavar="MODEL")
-        parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="axes of the model, for example groups=32")
-        parser.add_argument("--input", type=_size, metavar="N", help="height and width of the input, in pixels")
-    elif verb != "doctor":
-        parser.add_argument("name", metavar="ABLATION", help="a name from `repro list`, or a file of your own")
-        parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help=_STUDY)
-    if verb == "report":
-        parser.add_argument("--format", choices=("md", "json"), default="md")
-        parser.add_argument("--out", metavar="FOLDER", help="write page, figure and index there instead of printing")
-    if verb != "run":
+def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"repro {verb}", description=VERBS[verb])
+    module.add_arguments(parser)
+    if verb not in _WRITES:
         parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _help() -> str:
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in VERBS.items())
+    verbs = "\n".join(f"  {name:{width}}  {text}" for name, text in VERBS.items())
     return (
         "usage: repro VERB ...\n\nPublished CNN ablation tables, rerun with one command.\n\n"
         f"{verbs}\n\nrepro VERB --help says more."
     )
-
-
-def _size(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise InputError(f"--input {text}: expected a whole number of pixels")
-    return int(text)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -132,9 +70,9 @@ def _dispatch(arguments: list[str]) -> int:
         from repro.verbs.train import train_app
 
         return train_app(rest)
-    verb = VERBS[name][0]
-    assert verb is not None
-    return verb(_parser(name).parse_intermixed_args(rest))
+    module = import_module(f"repro.verbs.{name}")
+    status: int = module.main(_parser(name, module).parse_intermixed_args(rest))
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from repro.ablation import Ablation
 from repro.errors import InputError, unknown
 from repro.paths import conf_dir, options
 from repro.study import DEFAULT_SCALE, DEFAULT_SEEDS, Study, plan
+
+_WORDS = "scale=laptop, seeds=3 or seeds=[0,7], variants=[a,b], launcher.parallel=2, and any Hydra override of a run"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Request:
         study = self.study(ablation)
         found = study.seeds_on_disk()
         return study if self.seeds_given or not found else study.with_seeds(found)
+
+
+def study_arguments(parser: ArgumentParser) -> None:
+    """Declare an ablation's name and what may follow it."""
+    parser.add_argument("name", metavar="ABLATION", help="a name from `repro list`, or a file of your own")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help=_WORDS)
 
 
 def parse_request(words: Sequence[str]) -> Request:

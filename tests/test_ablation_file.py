@@ -54,7 +54,7 @@ OVERRIDES = {
         "[model.block=bottleneck, model.groups=3]",
         "groups=3 does not divide the width 16 of stage 1",
     ),
-    "groups of a basic block": ('["model.widths=[4,8,8]"]', "[model.groups=2]", "need block=bottleneck"),
+    "groups of a basic block": ('["model.widths=[4,8,8]"]', "[model.groups=2]", "needs block=bottleneck"),
     "no key=value": ('["model.widths=[4,8,8]"]', "[wide]", "not of the form key=value"),
     "several values": ('["model.widths=[4,8,8]"]', '["seed=1,2"]', "gives several values"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -16,6 +17,15 @@ from repro.config import LoggerConfig
 from repro.paths import cache_dir, runs_dir
 
 REQUIRED = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "fvcore", "wandb")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare nothing: the verb takes no words."""
+
+
+def main(options: argparse.Namespace) -> int:
+    """Say what this machine has and lacks."""
+    return doctor(options.json)
 
 
 def doctor(as_json: bool) -> int:

@@ -1,7 +1,8 @@
-"""`repro plan` and `repro status`: what a study consists of, what it costs, what is done and what is missing."""
+"""`repro plan`: what a study consists of, what it costs and what is missing."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,19 @@ from rich.table import Table
 
 from repro import ablation, folder
 from repro.console import console
-from repro.request import parse_request
+from repro.request import parse_request, study_arguments
 from repro.results import Cost
 from repro.study import Study, check_equal_cost, count_prices, known_prices, spread
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's words."""
+    study_arguments(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Plan the study of that name."""
+    return plan(options.name, options.words, options.json)
 
 
 def plan(name: str, words: Sequence[str], as_json: bool) -> int:
@@ -25,22 +36,6 @@ def plan(name: str, words: Sequence[str], as_json: bool) -> int:
     else:
         _print_plan(study, costs)
     check_equal_cost(study, costs)
-    return 0
-
-
-def status(name: str, words: Sequence[str], as_json: bool) -> int:
-    """Print the state of every run; imports no torch."""
-    study = parse_request(words).study_on_disk(ablation.load(name))
-    if as_json:
-        print(json.dumps({"ablation": name, "scale": study.scale, "runs": _run_rows(study)}, indent=2))
-        return 0
-    out = console()
-    table = Table("variant", *(f"seed {seed}" for seed in study.seeds), title=_title(study))
-    states = {(run.variant, run.seed): _cell(run.directory, run.state()) for run in study.runs}
-    for variant in study.configs:
-        table.add_row(variant, *(states[variant, seed] for seed in study.seeds))
-    out.print(table)
-    out.print(_counts(study))
     return 0
 
 
@@ -67,10 +62,11 @@ def _plan_tree(study: Study, costs: Mapping[str, Cost]) -> dict[str, Any]:
         for name, cost in costs.items()
     ]
     head = {"ablation": study.ablation.name, "scale": study.scale, "seeds": list(study.seeds)}
-    return {**head, "variants": variants, "runs": _run_rows(study)}
+    return {**head, "variants": variants, "runs": run_rows(study)}
 
 
-def _run_rows(study: Study) -> list[dict[str, Any]]:
+def run_rows(study: Study) -> list[dict[str, Any]]:
+    """List its runs with their states."""
     return [
         {"id": run.id, "variant": run.variant, "seed": run.seed, "status": run.state(), "dir": str(run.directory)}
         for run in study.runs
@@ -80,7 +76,7 @@ def _run_rows(study: Study) -> list[dict[str, Any]]:
 def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
     out = console()
     first = next(iter(study.configs.values()))
-    table = Table("variant", title=_title(study))
+    table = Table("variant", title=title(study))
     for heading in ("params", "MMACs", "activations", "MACs to ref.", "params to ref.", "done", "missing"):
         table.add_column(heading, justify="right")
     done = Counter(run.variant for run in study.runs if run.state() in folder.DONE)
@@ -90,8 +86,8 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
         relative = (
             ("ref.", "ref.") if is_reference else tuple(f"{differences[name][k]:+.1%}" for k in ("macs", "params"))
         )
-        counts = (str(done[name]), str(len(study.seeds) - done[name]))
-        table.add_row(name, f"{cost.params:,}", f"{cost.macs / 1e6:,.2f}", f"{cost.activations:,}", *relative, *counts)
+        runs = (str(done[name]), str(len(study.seeds) - done[name]))
+        table.add_row(name, f"{cost.params:,}", f"{cost.macs / 1e6:,.2f}", f"{cost.activations:,}", *relative, *runs)
     out.print(table)
     rule = study.ablation.equal_cost
     if rule:
@@ -102,22 +98,17 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
         f"recipe {recipe.name}: {recipe.duration}, batch {recipe.batch_size}, lr {recipe.lr:g} · data {data.name} at "
         f"{data.size} × {data.size} · {first.trainer.accelerator}, {first.trainer.precision}"
     )
-    out.print(_counts(study))
+    out.print(counts(study))
     waiting = [run for run in study.runs if run.state() not in folder.DONE]
     out.print(f"`{study.rerun}` would train {len(waiting)} of {len(study.runs)} runs in {study.directory}")
 
 
-def _title(study: Study) -> str:
+def title(study: Study) -> str:
+    """Head a table of the study."""
     return f"{study.ablation.title} · {study.scale} scale"
 
 
-def _counts(study: Study) -> str:
-    counts = Counter(run.state() for run in study.runs)
-    return f"{len(study.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items())
-
-
-def _cell(directory: Any, state: folder.State) -> str:
-    if state == "running":
-        progress = folder.read_progress(directory)
-        return f"running {progress.epoch}/{progress.epochs}" if progress else "running"
-    return state
+def counts(study: Study) -> str:
+    """Count its runs by state."""
+    states = Counter(run.state() for run in study.runs)
+    return f"{len(study.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states.items())

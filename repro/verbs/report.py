@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,21 @@ from repro.report.figure import draw
 from repro.report.index import write_index
 from repro.report.markdown import to_markdown
 from repro.report.page import Page, build_page
-from repro.request import parse_request
+from repro.request import parse_request, study_arguments
 from repro.results import Cost, Result, read_result, write_atomic
 from repro.study import Study, known_prices
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's words and flags."""
+    study_arguments(parser)
+    parser.add_argument("--format", choices=("md", "json"), default="md")
+    parser.add_argument("--out", metavar="FOLDER", help="write page, figure and index there instead of printing")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Report on the study of that name."""
+    return report(options.name, options.words, "json" if options.json else options.format, options.out)
 
 
 def report(name: str, words: Sequence[str], form: str, out: str | None) -> int:

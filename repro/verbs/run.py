@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -17,10 +18,20 @@ from repro.errors import InputError
 from repro.launch import Task, local
 from repro.progress import Display, Estimate, clock
 from repro.report.terminal import to_terminal
-from repro.request import parse_request
+from repro.request import parse_request, study_arguments
 from repro.results import Cost
 from repro.study import Run, Study, check_equal_cost
 from repro.verbs.report import read_results, write_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's words."""
+    study_arguments(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the study of that name."""
+    return run(options.name, options.words)
 
 
 def run(name: str, words: Sequence[str]) -> int:
