@@ -44,8 +44,18 @@ def show(name: str, as_json: bool) -> int:
         print(json.dumps(axes, indent=2))
         return 0
     for axis, value in axes.items():
-        print(f"{axis:16} {value}")
+        _print_axis(axis, value)
     return 0
+
+
+def _print_axis(axis: str, value: Any) -> None:
+    """Print one axis; a list of layers takes a line for each."""
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        print(f"{axis:24} {value}")
+        return
+    for index, entry in enumerate(value):
+        given = ", ".join(f"{key}: {item}" for key, item in entry.items() if item is not None)
+        print(f"{f'{axis}.{index}':24} {given}")
 
 
 def _ablation_tree(spec: Ablation) -> dict[str, Any]:
