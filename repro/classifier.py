@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanMetric, MetricCollection
 
 from repro.config import RecipeConfig
+from repro.models.auxiliary import Outputs
 from repro.optim.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor]
@@ -46,10 +47,10 @@ class Classifier(L.LightningModule):
         )
         self.held_out_loss = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images `(N, C, H, W)` to logits `(N, classes)`."""
-        logits: Tensor = self.net(images)
-        return logits
+    def forward(self, images: Tensor) -> Tensor | Outputs:
+        """Map images `(N, C, H, W)` to logits `(N, classes)`, with those of auxiliary classifiers in training mode."""
+        outputs: Tensor | Outputs = self.net(images)
+        return outputs
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build SGD with the recipe's momentum and decay; decay on every parameter, as in He et al. 2015."""
@@ -77,14 +78,20 @@ class Classifier(L.LightningModule):
             group["lr"] = lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch of images `(B, C, H, W)` and labels `(B,)`."""
+        """Return the loss of one batch of images `(B, C, H, W)` and labels `(B,)`, auxiliary losses included."""
         images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        outputs = self(images)
+        logits, auxiliary = outputs if isinstance(outputs, Outputs) else (outputs, ())
+        loss = self._cross_entropy(logits, labels)
+        for head in auxiliary:
+            loss = loss + self.recipe.auxiliary_weight * self._cross_entropy(head, labels)
         self._losses.append(loss.detach())
         self._hits.append((logits.detach().argmax(1) == labels).sum())
         self._seen += len(labels)
         return loss
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
 
     def train_metrics(self) -> dict[str, float]:
         """Reduce the epoch's training loss and top-1 error over steps and devices; the one synchronisation of it."""

@@ -112,6 +112,8 @@ class RecipeConfig(Typed):
     nesterov: bool
     weight_decay: NonNegative
     label_smoothing: Fraction = 0.0
+    auxiliary_weight: NonNegative = 0.3
+    """Of the loss of each auxiliary classifier, where a network has any (Szegedy et al., arXiv:1409.4842, §5)."""
     schedule: ScheduleConfig
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from repro.models.preset_config import Preset
-from repro.typed import BelowOne, Positive
+from repro.typed import BelowOne, Fraction, Positive
 
 
 class LibraryConfig(Preset):
@@ -20,10 +20,16 @@ class LibraryConfig(Preset):
 
 
 class EfficientnetConfig(Preset):
-    """EfficientNet (Tan & Le, ICML 2019, arXiv:1905.11946) with its compound scaling; resolution is the input's."""
+    """EfficientNet (Tan & Le, ICML 2019, arXiv:1905.11946) with its compound scaling; resolution is the input's.
+
+    `width` and `depth` multiply B0's channels and layers; `stochastic_depth` is the probability of dropping the last
+    block, `dropout` stands before the classifier.
+    """
 
     family: Literal["efficientnet"] = "efficientnet"
     width: Positive = 1.0
     depth: Positive = 1.0
     dropout: BelowOne = 0.2
     stochastic_depth: BelowOne = 0.2
+    norm_eps: Positive = 1e-5
+    norm_momentum: Fraction = 0.1

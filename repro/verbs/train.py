@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import folder
-from repro.compose import compose, to_config
+from repro.compose import compose, to_config, with_library
 from repro.config import RunConfig
 from repro.errors import InputError
 from repro.paths import conf_dir, runs_dir
@@ -32,7 +32,7 @@ def train_app(arguments: list[str]) -> int:
             mistakes.append(error)
 
     _check(arguments)
-    sys.argv = ["repro train", *arguments]
+    sys.argv = ["repro train", *(word for given in arguments for word in with_library(given))]
     app()
     if mistakes:
         raise mistakes[0]
@@ -44,6 +44,13 @@ def _check(arguments: list[str]) -> None:
     words = [word for word in arguments if "=" in word and not word.startswith(("-", "hydra"))]
     if not {"-m", "--multirun"} & set(arguments):
         compose(words)
+        return
+    for word in words:
+        if word.startswith("model=") and "," in word and "/" in word:
+            raise InputError(
+                f"{word}: a library's networks are not swept by their names; write model=_timm "
+                "model.architecture=a,b 'model.name=timm/${model.architecture}', or the same with torchvision"
+            )
 
 
 def train_one(config: RunConfig) -> int:
