@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
@@ -16,8 +17,8 @@ from repro.errors import InputError
 from repro.models import build
 from repro.models.presets import load_preset
 from repro.models.residual import ResidualNet
-from repro.models.unit import ResidualUnit, ZeroPadShortcut
 from repro.models.residual_config import ResidualConfig
+from repro.models.unit import ResidualUnit, ZeroPadShortcut
 
 torch.set_num_threads(1)
 
@@ -193,23 +194,6 @@ def test_a_plain_net_adds_nothing(order: str, shortcut: str, additions: int) -> 
     assert sum("add" in str(node.target) for node in graph.nodes if node.op == "call_function") == additions
 
 
-@pytest.mark.parametrize("block", ["single", "basic", "bottleneck"])
-def test_pre_activation_with_a_zero_branch_is_exactly_the_identity(block: str) -> None:
-    chosen = unit(shaken(network(order="pre", block=block, shortcut="B")), 1, 1)
-    nn.init.zeros_(chosen.branch[-1].weight)  # type: ignore[arg-type]
-    x = torch.randn(3, convolutions(chosen)[0].in_channels, 5, 5)
-    assert torch.equal(chosen(x), x)
-
-
-@pytest.mark.parametrize("order", ["post", "relu_only_pre", "pre"])
-@pytest.mark.parametrize("block", ["single", "basic", "bottleneck"])
-def test_zero_init_makes_each_block_the_identity(order: str, block: str) -> None:
-    chosen = unit(network(order=order, block=block, shortcut="B", zero_init=True), 1, 1)
-    x = torch.randn(3, 32 if block == "bottleneck" else 8, 5, 5)
-    x = x.relu() if order == "post" else x  # a post-activation unit only ever sees what a ReLU let pass
-    assert torch.equal(chosen(x), x)
-
-
 @pytest.mark.parametrize("order", ["post", "bn_after_addition", "relu_only_pre", "pre"])
 def test_a_zeroed_branch_is_zero_and_can_train(order: str) -> None:
     chosen = unit(network(order=order, shortcut="B", zero_init=True), 1, 1)
@@ -226,28 +210,30 @@ def test_a_zeroed_branch_is_zero_and_can_train(order: str) -> None:
     [
         ({"order": "relu_before_addition", "zero_init": True}, "zero_init=true has no form for order=relu_before_addi"),
         ({"shortcut": "none", "zero_init": True}, "zero_init=true needs a shortcut"),
+        ({"shortcut": "none", "skip_init": True}, r"skip_init=true needs a shortcut \(found shortcut=none\)"),
+        (
+            {"shortcut": "none", "stochastic_depth": 0.5},
+            r"stochastic_depth=0.5 needs a shortcut \(found shortcut=none\)",
+        ),
         ({"shortcut": "A", "stem_width": 8}, "shortcut=A pads with zeros and cannot go from 8 to 4 channels; use B"),
+        ({"beta": True}, r"beta=true needs order=pre and norm=none \(found order=post, norm=batch\)"),
+        ({"norm": "none", "zero_init": True}, "zero_init=true zeroes the last batch norm's scale; with norm=none use"),
+        ({"middle": 2}, r"middle=2 needs block=bottleneck \(found block=basic\)"),
+        ({"block": "bottleneck", "group_width": 3}, "group_width=3 does not divide the width 4 of stage 1"),
+        ({"block": "bottleneck", "group_width": 4, "groups": 2}, "group_width=4 fixes the channels of a group"),
+        ({"block": "bottleneck", "groups": 3}, "groups=3 does not divide the width 4 of stage 1"),
+        ({"se": {"reduction": 2, "stages": (3,)}}, "se.stages names stage 3, and the network has 2"),
+        ({"se": {"reduction": 2, "position": "3x3"}}, r"se.position=3x3 needs block=bottleneck \(found block=basic\)"),
+        ({"se": {"reduction": 2, "position": "identity"}, "shortcut": "none"}, "se.position=identity needs a shortcut"),
     ],
-    ids=["ReLU ends the branch", "plain", "fewer channels"],
+    ids=[
+        *("ReLU ends the branch", "plain", "plain SkipInit", "plain stochastic depth", "fewer channels", "beta"),
+        *("norm-free", "middle", "group width", "two rules of groups", "groups", "se stage", "se 3x3", "se identity"),
+    ],
 )
 def test_contradicting_axes_are_refused(axes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         network(**axes)
-
-
-def test_a_grouped_convolution_is_its_block_diagonal_dense_twin() -> None:
-    axes: dict[str, Any] = {"block": "bottleneck", "shortcut": "B"}
-    grouped = shaken(network(groups=2, width_per_group=3, **axes))
-    dense = network(groups=1, width_per_group=6, **axes).eval()
-    state = grouped.state_dict()
-    for name in [name for name in state if name.endswith("branch.conv2.weight")]:
-        first, second = state[name].chunk(2)
-        state[name] = torch.cat(
-            [F.pad(first, (0, 0, 0, 0, 0, len(first))), F.pad(second, (0, 0, 0, 0, len(second), 0))]
-        )
-    dense.load_state_dict(state)
-    x = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(grouped(x), dense(x), rtol=1e-5, atol=1e-5)
 
 
 def test_initialisation_is_he_by_fan_out() -> None:
@@ -260,30 +246,77 @@ def test_initialisation_is_he_by_fan_out() -> None:
 
 
 @st.composite
-def configurations(draw: st.DrawFn) -> ResidualConfig:
+def axes_of_a_network(draw: st.DrawFn) -> dict[str, Any]:
+    """Any value of any axis, consistent or not."""
     stages = draw(st.integers(1, 3))
-    block, shortcut = draw(st.sampled_from(["single", "basic", "bottleneck"])), draw(st.sampled_from("ABCD"))
-    order = draw(st.sampled_from(ORDERS))
-    groups = draw(st.sampled_from([1, 2])) if block == "bottleneck" else 1
-    return small(
-        depths=tuple(draw(st.lists(st.integers(1, 2), min_size=stages, max_size=stages))),
-        widths=tuple(sorted(draw(st.lists(st.sampled_from([4, 6, 8]), min_size=stages, max_size=stages)))),
-        block=block,
-        order=order,
-        shortcut=draw(st.sampled_from(["none", shortcut])),
-        stem=draw(st.sampled_from(["cifar", "imagenet", "deep"])),
-        stem_width=draw(st.integers(1, 4)),
-        stride_place=draw(st.sampled_from(["1x1", "3x3"])),
-        groups=groups,
-        width_per_group=draw(st.sampled_from([None, 2 * 12])) if block == "bottleneck" else None,
-    )
+    of_stages = {"min_size": stages, "max_size": stages}
+    axes: dict[str, Any] = {
+        "depths": draw(st.lists(st.integers(1, 2), **of_stages)),
+        "widths": sorted(draw(st.lists(st.sampled_from([4, 6, 8]), **of_stages))),
+    }
+    neutral = {axis: getattr(small(), axis) for axis in CHOICES}
+    changed = draw(st.sets(st.sampled_from(sorted(CHOICES)), max_size=8))
+    axes |= {axis: draw(st.sampled_from(CHOICES[axis])) if axis in changed else neutral[axis] for axis in CHOICES}
+    if draw(st.booleans()):
+        axes["se"] = {axis: draw(st.sampled_from(values)) for axis, values in SQUEEZES.items()}
+    return axes
 
 
-@settings(deadline=None, max_examples=40)
-@given(config=configurations(), size=st.integers(1, 17), zero_init=st.booleans())
-def test_every_consistent_network_builds_runs_and_trains(config: ResidualConfig, size: int, zero_init: bool) -> None:
-    possible = config.order != "relu_before_addition" and config.shortcut != "none"
-    net = build(config.model_copy(update={"zero_init": zero_init and possible}), channels=2, classes=3)
+CHOICES: dict[str, list[Any]] = {
+    "block": ["single", "basic", "bottleneck"],
+    "expansion": [1, 2, 4],
+    "middle": [1, 2],
+    "order": list(ORDERS),
+    "shortcut": ["none", "A", "B", "C", "D"],
+    "stem": ["cifar", "imagenet", "deep", "deep_strided", "simple", "quad"],
+    "stem_width": [1, 2, 4],
+    "first_stride": [1, 2],
+    "stride_place": ["1x1", "3x3"],
+    "groups": [1, 2],
+    "width_per_group": [None, 24],
+    "group_width": [None, 2, 16],
+    "final_width": [None, 7],
+    "activation": ["relu", "silu", "gelu"],
+    "norm": ["batch", "none"],
+    "weight_standardization": [False, True],
+    "gamma": [False, True],
+    "alpha": [1.0, 0.2],
+    "beta": [False, True],
+    "skip_init": [False, True],
+    "stochastic_depth": [0.0, 0.5],
+    "dropout": [0.0, 0.3],
+    "block_dropout": [0.0, 0.3],
+    "padding": ["zeros", "same", "circular"],
+    "zero_init": [False, True],
+}
+SQUEEZES: dict[str, list[Any]] = {
+    "reduction": [0.5, 4, 100],
+    "position": ["standard", "pre", "post", "identity", "3x3"],
+    "squeeze": ["avg", "max", "none"],
+    "gate": ["sigmoid", "relu", "tanh"],
+    "stages": [None, (1,), (3,)],
+    "bias": [False, True],
+    "of": ["output", "input"],
+    "gain": [1.0, 2.0],
+}
+
+
+def built_or_refused(axes: dict[str, Any]) -> tuple[nn.Module | None, str]:
+    try:
+        return build(small(**axes), channels=2, classes=3), ""
+    except InputError as error:
+        return None, str(error)
+
+
+@settings(deadline=None, max_examples=150)
+@given(axes=axes_of_a_network(), size=st.integers(3, 17))
+def test_axes_make_a_network_that_trains_or_one_clear_message(axes: dict[str, Any], size: int) -> None:
+    net, message = built_or_refused(axes)
+    event("built" if net else "refused")
+    if net is None:
+        assert re.fullmatch(r"[^\n]{20,250}", message)
+        assert re.search("found|needs|excludes|divide|multiple|names stage|use ", message)
+        return
     logits = net(torch.randn(4, 2, size, size))
     assert logits.shape == (4, 3)
     F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.errors import InputError
+
 GAMMA = {"relu": 1.7139588594436646, "silu": 1.7881293296813965, "gelu": 1.7015043497085571}
 """Gains that keep unit variance through an activation of Gaussian input, measured by the authors (Brock et al.,
 arXiv:2101.08692, §4.3, and their code, nfnets/base.py); ReLU's is sqrt(2 / (1 - 1/pi)) = 1.71286 in theory."""
@@ -52,13 +54,19 @@ class ScaledStdConv2d(nn.Conv2d):
     """Scaled weight standardisation with a learnt gain per filter (arXiv:2101.08692, §4.2, and 2102.06171, §2).
 
     Each filter W becomes gain (W - mean) / sqrt(N var), with N its fan-in. The authors' floor of 1e-4 under N var is
-    an addend here, so that one fused normalisation does the work.
+    an addend here (`epsilon`, to var), so that one fused normalisation does the work. Raises InputError for N = 1.
     """
 
     def __init__(self, *arguments: Any, same: bool = False, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
         self.fan_in = self.weight[0].numel()
+        if self.fan_in == 1:
+            raise InputError(
+                "weight_standardization=true has no form for filters of a single weight (found a 1x1 convolution of "
+                f"{self.in_channels} channels in {self.groups} groups)"
+            )
+        self.epsilon = 1e-4 / self.fan_in
         self.same = same
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +79,7 @@ class ScaledStdConv2d(nn.Conv2d):
         """Return the weight that convolves, of the weight's shape."""
         scale = self.gain.flatten() * self.fan_in**-0.5
         flat = self.weight.reshape(1, self.out_channels, -1)
-        unit = F.batch_norm(flat, None, None, weight=scale, training=True, momentum=0.0, eps=1e-4 / self.fan_in)
+        unit = F.batch_norm(flat, None, None, weight=scale, training=True, momentum=0.0, eps=self.epsilon)
         return unit.reshape_as(self.weight)
 
 

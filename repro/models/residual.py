@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from repro.errors import InputError
 from repro.models.residual_config import ResidualConfig
 from repro.models.unit import Named, ResidualUnit, conv, layer, sequential
 
@@ -71,19 +70,10 @@ def zero_branches(network: nn.Module) -> None:
     Each unit then starts as its shortcut; where that is the identity, so is the unit, exactly: for `pre`,
     `relu_only_pre` and, on its non-negative inputs, `post` (Goyal et al., arXiv:1706.02677, §5.1).
     `bn_after_addition` normalises what the shortcut brings.
-    Raises InputError where such a branch could never train: ReLU has no gradient at zero.
     """
     for unit in network.modules():
         if isinstance(unit, ResidualUnit):
-            last = unit.branch.get_submodule(unit.last)
-            if unit.shortcut is None:
-                raise InputError("zero_init=true needs a shortcut (found shortcut=none): a plain net would be zero")
-            if not isinstance(last, nn.BatchNorm2d | nn.Conv2d):
-                raise InputError(
-                    "zero_init=true has no form for order=relu_before_addition: the ReLU that ends each branch has no "
-                    "gradient at zero, so the branches would never train"
-                )
-            nn.init.zeros_(last.weight)
+            nn.init.zeros_(unit.branch.get_parameter(f"{unit.last}.weight"))
 
 
 def _initialise(network: nn.Module, norm_free: bool) -> None:

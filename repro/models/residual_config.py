@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from repro.models.preset_config import Preset
 from repro.models.regnet import stages_of
@@ -18,7 +18,8 @@ class SqueezeConfig(Typed):
 
     The hidden layer has the unit's channels / `reduction` (§3.2; `of: input` takes the unit's input channels, as
     RegNetY does); `position` is a row of Table 14 or 15, `squeeze` one of Table 11 (none: Table 16), `gate` one of
-    Table 12, `stages` one of Table 13 (1-based; null: all). `gain` multiplies the gate (2 in NFNets).
+    Table 12, `stages` one of Table 13 (null: all; counted from 1, where the paper, which counts the stem, says 2).
+    `gain` multiplies the gate (2 in NFNets).
     """
 
     reduction: Positive | None
@@ -38,6 +39,10 @@ class RegnetConfig(Typed):
     w0: PositiveInt
     wa: NonNegative
     wm: Annotated[float, Field(gt=1)]
+
+
+_RULE = TypeAdapter(tuple[RegnetConfig, PositiveInt | None])
+"""What decides the stages of a RegNet: the rule and the group width."""
 
 
 class ResidualConfig(Preset):
@@ -80,13 +85,16 @@ class ResidualConfig(Preset):
         """Fill depths and widths in from the RegNet rule."""
         if not isinstance(tree, dict) or tree.get("regnet") is None:
             return tree
-        rule = RegnetConfig.model_validate(tree["regnet"])
-        widths, depths = stages_of(rule.depth, rule.w0, rule.wa, rule.wm, tree.get("group_width") or 1)
+        try:
+            rule, group = _RULE.validate_python((tree["regnet"], tree.get("group_width")))
+        except ValidationError:  # its fields name the mistake; any stages will do to keep it the only one
+            return {**tree, "depths": (1,), "widths": (8,)}
+        widths, depths = stages_of(rule.depth, rule.w0, rule.wa, rule.wm, group or 1)
         for axis, computed in (("depths", depths), ("widths", widths)):
             given = tree.get(axis)
-            if given is not None and tuple(given) != computed:
+            if given is not None and (not isinstance(given, list | tuple) or tuple(given) != computed):
                 raise ValueError(
-                    f"{axis}={list(given)} contradicts regnet, which gives {list(computed)}; set one, the other null"
+                    f"{axis}={given} contradicts regnet, which gives {list(computed)}; set one of them, the other null"
                 )
         return {**tree, "depths": depths, "widths": widths}
 
@@ -98,6 +106,7 @@ class ResidualConfig(Preset):
             )
         self._groups_fit()
         self._norm_free_fits()
+        self._branches_fit()
         if self.se.reduction is not None:
             self._squeeze_fits()
         for stage in range(len(self.widths)):
@@ -126,8 +135,19 @@ class ResidualConfig(Preset):
             )
         if self.norm == "none" and self.zero_init:
             raise ValueError("zero_init=true zeroes the last batch norm's scale; with norm=none use skip_init=true")
-        if self.skip_init and self.shortcut == "none":
-            raise ValueError("skip_init=true needs a shortcut (found shortcut=none): a plain net would be zero")
+
+    def _branches_fit(self) -> None:
+        """A net without shortcuts has nothing left where its branch is zero, and no variance adds up in it."""
+        neutral = {"zero_init": False, "skip_init": False, "stochastic_depth": 0.0, "beta": False}
+        changed = [axis for axis, value in neutral.items() if getattr(self, axis) != value]
+        if self.shortcut == "none" and changed:
+            value = str(getattr(self, changed[0])).lower()
+            raise ValueError(f"{changed[0]}={value} needs a shortcut (found shortcut=none)")
+        if self.zero_init and self.order == "relu_before_addition":
+            raise ValueError(
+                "zero_init=true has no form for order=relu_before_addition: the ReLU that ends each branch has no "
+                "gradient at zero, so the branches would never train; use skip_init=true"
+            )
 
     def _squeeze_fits(self) -> None:
         beyond = [stage for stage in self.se.stages or () if stage > len(self.depths)]

@@ -34,7 +34,7 @@ class ResidualUnit(nn.Module):
     (arXiv:1603.05027, appendix). Behind a max-pool only a projection does, as in timm's released networks: the paper's
     own ImageNet networks have a projection there. `drop`: probability of dropping the branch (arXiv:1603.09382).
     `variance`: expected of the unit's input; beta is its root (arXiv:2101.08692, §3). `last`: the branch's layer that
-    `zero_init` zeroes.
+    `zero_init` zeroes. `inplace`: the sum may overwrite the branch's output; a ReLU needs its own for the gradient.
     """
 
     def __init__(
@@ -62,13 +62,18 @@ class ResidualUnit(nn.Module):
         if "identity" in squeeze:
             self.shortcut = sequential([("path", self.shortcut or nn.Identity()), ("se", squeeze["identity"])])
         self.after = sequential([*layers[len(layers) - after :], *_named("se", squeeze.get("post"))])
+        self.inplace = config.order != "relu_before_addition"
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, C_in, H, W)` to `(N, C_out, H / stride, W / stride)`, rounded up."""
         active = self.before(x)
         out = self.branch(active)
         if self.shortcut is not None:
-            out = self.shortcut(active if self.shared else x) + out
+            path = self.shortcut(active if self.shared else x)
+            if self.inplace:
+                out += path
+            else:
+                out = out + path
         result: Tensor = self.after(out)
         return result
 
