@@ -36,12 +36,30 @@ class Environment(_Record):
 
 
 class Cost(_Record):
-    """Price of one forward pass of one image at the run's own input size."""
+    """Price of one forward pass of one image `(C, H, W)` at the run's own input size.
+
+    `macs`: multiply-accumulates of convolutions, linear layers and attention; `activations`: output elements of
+    convolutions and linear layers; `pooling` and `elementwise`: their operations, which the papers leave out;
+    `uncounted`: operators without a counting rule, with how often each runs.
+    """
 
     input: tuple[int, int, int]
     params: int
     macs: int
     activations: int
+    pooling: int = 0
+    elementwise: int = 0
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations where a multiply-accumulate is two."""
+        return 2 * self.macs
+
+    @property
+    def training_macs(self) -> int:
+        """MACs of a training step for one image: forward, and backward to the inputs and to the weights."""
+        return 3 * self.macs
 
 
 class Timing(_Record):

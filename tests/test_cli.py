@@ -19,7 +19,7 @@ Command = Callable[..., Outcome]
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["list", "models"], ["show", "preactivation"], ["show", "resnet50"], ["status", "resnext_groups"],
+    [["list"], ["list", "recipes"], ["show", "preactivation"], ["show", "resnet50"], ["status", "resnext_groups"],
      ["report", "resnext_groups", "--format", "json"]],
     ids=" ".join,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Counted costs against published ones, the per-layer table against the counter, and the cache of prices."""
+"""Counted costs against published ones and against fvcore's tracer, the classes of operators, the cache of prices."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.cost import count
-from repro.cost.blank import blank_network
+from repro.cost import blank, count
 from repro.cost.count import cached_price, known_price, price
-from repro.cost.layers import Layer, layer_table
 from repro.errors import InputError
+from repro.models.layers import ScaledStdConv2d
 from repro.models.presets import load_preset
 from repro.models.residual_config import ResidualConfig
 from repro.results import Cost
@@ -91,20 +90,6 @@ def test_published_costs(name: str, axes: dict[str, Any], size: int, params: str
     assert (rounded(cost.params, params), rounded(cost.macs, macs)) == (params, macs)
 
 
-@pytest.mark.parametrize(
-    ("name", "axes", "params", "macs"),
-    [
-        ("resnet110", {"depths": (200, 200, 200)}, "19421274", "2.829 G"),
-        ("resnet1001", {}, "10.33 M", "1.488 G"),
-        ("preresnet1001", {}, "10.33 M", "1.488 G"),
-    ],
-    ids=["ResNet-1202", "ResNet-1001", "ResNet-1001 pre-activation"],
-)
-def test_published_costs_of_a_thousand_layers(name: str, axes: dict[str, Any], params: str, macs: str) -> None:
-    found = sums(layer_table(load_preset(name, **axes), 32, 3, 10))
-    assert (rounded(found[0], params), rounded(found[1], macs)) == (params, macs)
-
-
 PYCLS = {
     # facebookresearch/pycls, dev/model_complexity.json: params, flops (with the classifier's bias), acts
     ("resnet56", "B"): (855_770, 125_747_850, 544_778),
@@ -125,67 +110,125 @@ def test_pycls_golden_complexity(name: str, shortcut: str) -> None:
     assert found == PYCLS[name, shortcut]
 
 
-def sums(rows: list[Layer]) -> tuple[int, int, int]:
-    return sum(row.params for row in rows), sum(row.macs for row in rows), sum(row.activations for row in rows)
+OPERATORS: dict[str, tuple[Callable[[Tensor], Tensor], int, int, int]] = {
+    # network on (1, 4, 6, 6): MACs, pooling, elementwise
+    "relu": (F.relu, 0, 0, 144),
+    "in place": (lambda x: F.relu_(x + 1), 0, 0, 288),
+    "addition and product": (lambda x: (x + x) * 3, 0, 0, 288),
+    "softmax": (lambda x: x.softmax(1), 0, 0, 144),
+    "sum over channels": (lambda x: x.sum(1), 0, 0, 144),
+    "mean over channels": (lambda x: x.mean(1), 0, 0, 144),
+    "layer norm": (lambda x: F.layer_norm(x, (6,)), 0, 0, 144),
+    "resize": (lambda x: F.interpolate(x, scale_factor=2), 0, 0, 576),
+    "local response norm": (nn.LocalResponseNorm(5), 0, 0, 144),
+    "max pool": (lambda x: F.max_pool2d(x, 3, 2, 1), 0, 4 * 9 * 9, 0),
+    "average pool": (lambda x: F.avg_pool2d(x, 2), 0, 4 * 9 * 4, 0),
+    "global pool": (lambda x: F.adaptive_avg_pool2d(x, 1), 0, 144, 0),
+    "global maximum": (lambda x: F.adaptive_max_pool2d(x, 1), 0, 144, 0),
+    "mean over places": (lambda x: x.mean((2, 3)), 0, 144, 0),
+    "maximum over places": (lambda x: x.amax((2, 3)), 0, 144, 0),
+    "adaptive pool with windows that overlap": (lambda x: F.adaptive_avg_pool2d(x, 4), 0, 4 * 8 * 8, 0),
+    "adaptive pool that changes nothing": (lambda x: F.adaptive_avg_pool2d(x, 6), 0, 0, 0),
+    "shapes and copies": (lambda x: torch.cat([F.pad(x, (1, 1)).flatten(1), x.flatten(1).clone()], 1), 0, 0, 0),
+    "dropout": (lambda x: F.dropout(x, 0.5, training=False), 0, 0, 0),
+    "matrix product": (lambda x: x.flatten(2) @ x.flatten(2).transpose(1, 2), 4 * 36 * 4, 0, 0),
+    "attention": (
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        2 * 4 * 6 * 6 * 6,
+        0,
+        3 * 144,  # both factors scaled, softmax
+    ),
+    "linear": (nn.Linear(6, 5), 4 * 6 * 6 * 5, 0, 0),
+    "convolution": (nn.Conv2d(4, 8, 3, groups=2), 4 * 4 * 8 * 2 * 9, 0, 0),
+    "convolution with a stride": (nn.Conv2d(4, 8, 3, stride=2, padding=1), 3 * 3 * 8 * 4 * 9, 0, 0),
+    "transposed convolution": (nn.ConvTranspose2d(4, 8, 2, stride=2), 6 * 6 * 8 * 4 * 4, 0, 0),
+    "convolution of one dimension": (lambda x: F.conv1d(x.flatten(2), torch.ones(2, 4, 3)), 34 * 2 * 4 * 3, 0, 0),
+    "what does not depend on the image": (lambda x: x * (torch.ones(6, 6) @ torch.ones(6, 6)).relu(), 0, 0, 144),
+}
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    order=st.sampled_from(["post", "bn_after_addition", "relu_before_addition", "relu_only_pre", "pre"]),
-    shortcut=st.sampled_from(["none", "A", "B", "C", "D"]),
-    block=st.sampled_from(["single", "basic", "bottleneck"]),
-    stem=st.sampled_from(["cifar", "imagenet", "deep"]),
-    size=st.integers(4, 40),
-)
-def test_the_layers_add_up_to_the_price(order: str, shortcut: str, block: str, stem: str, size: int) -> None:
-    config = load_preset(
-        "resnet20", depths=(1, 2), widths=(4, 8), stem_width=4, order=order, shortcut=shortcut, block=block, stem=stem
-    )
-    cost = price(config, size, channels=2, classes=7)
-    assert sums(layer_table(config, size, channels=2, classes=7)) == (cost.params, cost.macs, cost.activations)
+class Calls(nn.Module):
+    """A module that calls a function."""
 
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
 
-@pytest.mark.parametrize("name", ["resnet50", "preresnet18", "resnet50d", "resnext50_32x4d", "preresnet164"])
-def test_the_layers_of_a_preset_add_up_to_its_price(name: str) -> None:
-    config = load_preset(name)
-    cost = native_price(config)
-    rows = layer_table(config, config.native.size, config.native.channels, config.native.classes)
-    assert sums(rows) == (cost.params, cost.macs, cost.activations)
-
-
-def test_rows_of_the_layer_table() -> None:
-    rows = {row.name: row for row in layer_table(load_preset("resnext50_32x4d"), 224, 3, 1000)}
-    assert next(iter(rows.values())) == Layer(
-        name="stem.conv",
-        kind="conv",
-        input=(3, 224, 224),
-        output=(64, 112, 112),
-        filters=64,
-        kernel=(7, 7),
-        stride=(2, 2),
-        padding=(3, 3),
-        groups=1,
-        memory_kib=3136.0,
-        params=9408,
-        macs=118_013_952,
-        activations=802_816,
-    )
-    assert rows["stages.0.0.branch.conv2"].params == 128 * 4 * 9
-    assert rows["stages.0.0.branch.conv2"].groups == 32
-    assert (rows["stem.pool"].kind, rows["stem.pool"].kernel, rows["stem.pool"].macs) == ("max_pool", (3, 3), 0)
-    assert (rows["pool"].kind, rows["pool"].kernel, rows["pool"].output) == ("avg_pool", (7, 7), (2048, 1, 1))
-    assert (rows["stem.bn"].kind, rows["stem.bn"].params, rows["stem.bn"].activations) == ("norm", 128, 0)
-    assert (rows["fc"].input, rows["fc"].params, rows["fc"].macs) == ((2048, 1, 1), 2_049_000, 2_048_000)
-
-
-class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.scaled_dot_product_attention(x, x, x)
+        return self.function(x)
 
 
-def test_an_operator_without_a_counting_rule_is_an_error() -> None:
-    with pytest.raises(InputError, match="no counting rule for aten::scaled_dot_product_attention; the MACs would be"):
-        count.count(Attention(), (1, 4, 4))
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_class_of_every_operator(name: str) -> None:
+    function, *expected = OPERATORS[name]
+    cost = count.count(Calls(function), (4, 6, 6))
+    assert ([cost.macs, cost.pooling, cost.elementwise], cost.uncounted) == (expected, ())
+
+
+def test_an_operator_of_no_class_is_named() -> None:
+    cost = count.count(Calls(lambda x: x.sort().values.sort().values + x.cumprod(1)), (1, 4, 4))
+    assert cost.uncounted == ("cumprod × 1", "sort × 2")
+    assert cost.elementwise == 16
+
+
+def test_the_standardisation_of_weights_is_no_work_per_image() -> None:
+    plain, standardized = (count.count(layer, (3, 8, 8)) for layer in (
+        nn.Conv2d(3, 4, 3), ScaledStdConv2d(3, 4, 3)
+    ))  # fmt: skip
+    assert (standardized.macs, standardized.elementwise) == (plain.macs, 0)
+    assert standardized.params == plain.params + 4
+
+
+FVCORE = [
+    *("torchvision/resnet18", "torchvision/resnext50_32x4d", "torchvision/densenet121", "torchvision/mobilenet_v2"),
+    *(
+        "torchvision/shufflenet_v2_x0_5",
+        "torchvision/googlenet",
+        "torchvision/squeezenet1_1",
+        "timm/vit_tiny_patch16_224",
+    ),
+    *("timm/convnext_atto", "timm/regnety_002", "resnet20", "nf_resnet50", "preresnet20", "seresnet110", "lenet5"),
+]
+
+
+@pytest.mark.parametrize("name", FVCORE)
+def test_macs_are_fvcores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fvcore's own tracer, with real tensors on the CPU, counts as many in convolutions, linear layers and products."""
+    from fvcore.nn import FlopCountAnalysis
+
+    monkeypatch.setenv("TIMM_FUSED_ATTN", "0")  # for which fvcore has no rule
+    config = load_preset(name, **({"arguments": {"aux_logits": False}} if "googlenet" in name else {}))
+    size = min(config.native.size, 224 if "vit" in name else 96)
+    network = blank.meta_network(config, config.native.channels, 10).to_empty(device="cpu").eval()
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    analysis = FlopCountAnalysis(network, torch.zeros(1, config.native.channels, size, size))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    with torch.no_grad():
+        found = analysis.by_operator()
+    expected = sum(found[kind] for kind in ("conv", "linear", "addmm", "matmul", "bmm", "einsum"))
+    assert price(config, size, config.native.channels, 10).macs == expected
+
+
+def test_a_network_that_the_meta_device_cannot_run_is_counted_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> nn.Module:
+        raise NotImplementedError("no kernel")
+
+    expected = price(TINY, 8, 3, 10)
+    monkeypatch.setattr(blank, "meta_network", refuse)
+    assert price(TINY, 8, 3, 10) == expected
+
+
+def test_an_image_that_is_too_small_is_one_message() -> None:
+    with pytest.raises(InputError, match=r"model torchvision/densenet121: cannot take an image of 3 × 8 × 8 \("):
+        price(load_preset("torchvision/densenet121"), 8, 3, 10)
+
+
+def test_counting_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    price(load_preset("mobilenet_v2"), 32, 3, 10)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_counting_warns_of_nothing() -> None:
@@ -195,13 +238,6 @@ def test_counting_warns_of_nothing() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("", "")
-
-
-def test_a_network_for_counting_is_blank_and_draws_nothing() -> None:
-    before = torch.get_rng_state()
-    network = blank_network(load_preset("resnet50d"), channels=3, classes=10)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(not tensor.any() for tensor in network.state_dict().values())
 
 
 @pytest.fixture

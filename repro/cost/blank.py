@@ -1,45 +1,45 @@
-"""A network whose weights are all zero, for counting: no count depends on values, and random ones take time to draw.
+"""Networks for counting, without weights where that is possible: no count depends on their values.
 
-Nothing is trained from it, and the random generators stay as they were.
+Nothing is trained from them, and torch's random generators stay as they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
+from repro.errors import InputError
 from repro.models import build
 from repro.models.config import ModelConfig
 
+T = TypeVar("T")
 
-def blank_network(config: ModelConfig, channels: int, classes: int) -> nn.Module:
-    """Build the network with zeros for weights and statistics. Draws nothing from torch's RNG.
 
-    Raises InputError for a combination of axes that has no network.
+def with_network(config: ModelConfig, size: int, channels: int, classes: int, work: Callable[[nn.Module], T]) -> T:
+    """Do `work` with the network on the meta device; with one on the CPU where that is not possible.
+
+    Raises InputError for a combination of axes that has no network, and, with the network's own words, where it cannot
+    take an image `(channels, size, size)`.
     """
-    with _NoDraws():
-        network = build(config, channels, classes)
-    with torch.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.zero_()
-    return network
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return work(meta_network(config, channels, classes))
+        except Exception:  # of any kind: what a library does on the meta device is not foreseen everywhere
+            network = build(config, channels, classes)
+        try:
+            return work(network)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            shape = f"{channels} × {size} × {size}"
+            raise InputError(f"model {config.name}: cannot take an image of {shape} ({reason})") from error
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leave a tensor as it is where an initialisation would fill it with random numbers."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("kaiming_uniform_", "uniform_", "normal_"):
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
+def meta_network(config: ModelConfig, channels: int, classes: int) -> nn.Module:
+    """Build the network on the meta device: shapes without weights. Raises InputError as `build` does."""
+    with torch.device("meta"):
+        return build(config, channels, classes)

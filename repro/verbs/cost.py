@@ -1,4 +1,4 @@
-"""`repro cost`: what a model costs, as a whole and by layer."""
+"""`repro cost`: what a model costs, as a whole or by layer."""
 
 from __future__ import annotations
 
@@ -8,58 +8,114 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Table as Grid
 
 from repro.console import console
-from repro.errors import InputError
+from repro.cost.table import (
+    TEXTS,
+    Table,
+    layer_record,
+    layer_table,
+    memory_table,
+    memory_tree,
+    price_tree,
+    to_csv,
+    total_record,
+    total_table,
+)
+from repro.errors import InputError, unknown
+from repro.models.config import ModelConfig
 from repro.models.presets import load_preset
 from repro.results import Cost
 
 if TYPE_CHECKING:
     from repro.cost.layers import Layer
+    from repro.cost.memory import TrainingMemory
+
+FORMATS = ("md", "csv", "latex", "json")
+OPTIMIZERS = ("sgd", "adamw", "lamb", "rmsprop")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's words and flags."""
-    parser.add_argument("name", metavar="MODEL")
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="axes of the model, for example groups=32")
-    parser.add_argument("--input", type=_size, metavar="N", help="height and width of the input, in pixels")
+    parser.add_argument("name", metavar="MODEL", help="a name of `repro list models`, timm/NAME or torchvision/NAME")
+    parser.add_argument(
+        "words", nargs="*", metavar="KEY=VALUE", help="axes of the model, for example groups=32 or se.reduction=8"
+    )
+    parser.add_argument("--input", metavar="N", help="height and width of the input, in pixels")
+    parser.add_argument("--layers", action="store_true", help="the layers too: shapes, memory, parameters, MACs")
+    parser.add_argument("--all", action="store_true", help="the layers, with a row for each normalisation and gain")
+    parser.add_argument("--format", metavar="FORMAT", help="md, csv, latex or json; csv --layers lists layers alone")
+    parser.add_argument("--batch", metavar="N", default="32", help="images of a training step on one device (32)")
+    parser.add_argument("--optimizer", metavar="NAME", default="sgd", help="of its memory: " + ", ".join(OPTIMIZERS))
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print a model's price: parameters, MACs and activations, as a whole and by layer."""
-    return cost(options.name, options.words, options.input, options.json)
+    """Print a model's price: parameters, MACs and memory, as a whole or by layer."""
+    kind = "json" if options.json else options.format
+    if kind is not None and kind not in FORMATS:
+        raise unknown("format", kind, FORMATS, where="repro cost")
+    size = None if options.input is None else _positive("--input", options.input, "pixels")
+    batch = _positive("--batch", options.batch, "images")
+    if options.optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", options.optimizer, OPTIMIZERS, where="repro cost")
+    config = load_preset(options.name, **_axes(options.words))
+    by_layer = options.layers or options.all or kind == "json"
+    cost, memory, rows = _counted(config, size or _own_size(config), batch, options.optimizer, by_layer)
+    if kind == "json":
+        print(json.dumps(_tree(options.name, cost, memory, rows), indent=2))
+    elif kind == "csv":
+        records = [layer_record(row) for row in rows] if by_layer else [total_record(options.name, cost, memory)]
+        print(to_csv(records))
+    else:
+        tables = [*([layer_table(rows, options.all)] if by_layer else []), total_table(cost), memory_table(memory)]
+        _print(kind, options.name, cost, tables)
+    return 0
 
 
-def _size(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise InputError(f"--input {text}: expected a whole number of pixels")
+def _counted(
+    config: ModelConfig, size: int, batch: int, optimizer: str, by_layer: bool
+) -> tuple[Cost, TrainingMemory, list[Layer]]:
+    from repro.cost import layers
+    from repro.cost.count import cached_price
+    from repro.cost.memory import training_memory
+
+    shape = (size, config.native.channels, config.native.classes)
+    cost = cached_price(config, *shape)
+    memory = training_memory(config, *shape, batch=batch, optimizer=optimizer)
+    return cost, memory, layers.layer_table(config, *shape) if by_layer else []
+
+
+def _own_size(config: ModelConfig) -> int:
+    """The size that a model was published with; of a library's by the library's own records."""
+    if config.family != "library" or "/" not in config.name:
+        return config.native.size
+    from repro.models.library import input_size
+
+    return input_size(config.source, config.architecture) or config.native.size
+
+
+def _positive(flag: str, text: str, unit: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise InputError(f"{flag} {text}: expected a whole number of {unit}")
     return int(text)
 
 
-def cost(name: str, words: list[str], size: int | None, as_json: bool) -> int:
-    """Print a model's price: parameters, MACs and activations, as a whole and by layer."""
+def _axes(words: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE words; a dot in a key goes into a part of the model."""
     axes: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals:
+        *parts, last = key.removeprefix("model.").split(".")
+        if not equals or not all([*parts, last]):
             raise InputError(f"{word!r} is not of the form KEY=VALUE, for example groups=32")
-        axes[key.removeprefix("model.")] = _plain(word, value)
-    config = load_preset(name, **axes)
-    size = size or config.native.size
-    from repro.cost.count import cached_price
-    from repro.cost.layers import layer_table
-
-    price = cached_price(config, size, config.native.channels, config.native.classes)
-    layers = layer_table(config, size, config.native.channels, config.native.classes)
-    if as_json:
-        totals = {"params": price.params, "macs": price.macs, "activations": price.activations}
-        print(
-            json.dumps({"model": name, "input": list(price.input), **totals, "layers": [asdict(row) for row in layers]})
-        )
-        return 0
-    _print_cost(name, price, layers)
-    return 0
+        inner = axes
+        for part in parts:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"{word!r}: {part} was given a value before")
+        inner[last] = _plain(word, value)
+    return axes
 
 
 def _plain(word: str, value: str) -> Any:
@@ -71,20 +127,35 @@ def _plain(word: str, value: str) -> Any:
         raise InputError(f"{word!r}: {value!r} is not a value") from None
 
 
-def _print_cost(name: str, price: Cost, layers: Sequence[Layer]) -> None:
-    table = Table("layer", "kind", "input", "output", box=None, pad_edge=False)
-    for heading in ("filters", "kernel", "stride", "pad", "groups", "memory KiB", "params k", "MACs M"):
-        table.add_column(heading, justify="right")
-    for row in layers:
-        numbers = [row.filters, row.kernel, row.stride, row.padding, row.groups]
-        table.add_row(
-            row.name, row.kind, "×".join(map(str, row.input)), "×".join(map(str, row.output)),
-            *("" if value is None else str(value) for value in numbers),
-            f"{row.memory_kib:,.1f}", f"{row.params / 1e3:,.1f}", f"{row.macs / 1e6:,.2f}",
-        )  # fmt: skip
-    console().print(table)
-    shape = " × ".join(map(str, price.input))
+def _tree(name: str, cost: Cost, memory: TrainingMemory, rows: Sequence[Layer]) -> dict[str, Any]:
+    return {
+        "model": name,
+        "input": list(cost.input),
+        **price_tree(cost),
+        "uncounted": list(cost.uncounted),
+        "memory": memory_tree(memory),
+        "layers": [asdict(row) for row in rows],
+    }
+
+
+def _print(kind: str | None, name: str, cost: Cost, tables: Sequence[Table]) -> None:
+    shape = " × ".join(map(str, cost.input))
+    if kind is not None:
+        print("\n\n".join(TEXTS[kind](table) for table in tables))
+        return
+    for table in tables:
+        console().print(_grid(table), "")
     print(
-        f"\n{name} on {shape}: {price.params:,} parameters, {price.macs:,} MACs ({price.macs / 1e9:.3f} GMACs; FLOPs = "
-        f"2 × MACs = {2 * price.macs / 1e9:.3f} GFLOPs), {price.activations:,} activations"
+        f"{name} on {shape}: {cost.params:,} parameters, {cost.macs:,} MACs (convolutions, linear layers, attention), "
+        f"{cost.flops:,} FLOPs"
     )
+
+
+def _grid(table: Table) -> Grid:
+    grid = Grid(box=None, pad_edge=False, show_footer=table.totals is not None, footer_style="bold")
+    for column, heading in enumerate(table.headings):
+        footer = table.totals[column] if table.totals else ""
+        grid.add_column(heading, footer, justify="left" if column < table.words else "right", overflow="fold")
+    for row in table.rows:
+        grid.add_row(*row)
+    return grid
