@@ -236,7 +236,7 @@ def test_formats(repro: Command) -> None:
     lines = list(csv.DictReader(io.StringIO(repro(*words, "--format", "csv")[1])))
     assert [{key: str(value) for key, value in row.items()} for row in tree["rows"]] == lines
     latex = repro(*words, "--format", "latex")[1]
-    assert latex.startswith("\\begin{tabular}{lrrrrrrr}\n\\toprule\nvariant & groups & ")
+    assert latex.partition("\n")[2].startswith("\\begin{tabular}{lrrrrrrr}\n\\toprule\nvariant & groups & ")
     assert "2x40d & 2 & 39.948 & 2x40d & 4.125 & +0.86 & 25.43 & $-$0.52 \\\\" in latex
     markdown = repro(*words, "--format", "md")[1].splitlines()
     assert markdown[1] == "| :-- | " + " | ".join(["--:"] * 7) + " |"

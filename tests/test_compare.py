@@ -20,18 +20,8 @@ from repro.models.preset_config import Published
 from repro.models.presets import load_preset
 from repro.paths import options
 from repro.report.compare_figure import area_steps, check_drawable, draw_comparison, place_names
-from repro.report.compare_table import (
-    Model,
-    builder_of,
-    compare_sheet,
-    family_word,
-    latex,
-    records,
-    to_csv,
-    to_latex,
-    to_markdown,
-    usual_data,
-)
+from repro.report.compare_table import Model, builder_of, compare_sheet, family_word, records, usual_data
+from repro.report.sheet import latex, to_csv, to_latex, to_markdown
 from repro.results import Cost
 from tests.conftest import Outcome
 
@@ -117,7 +107,7 @@ def test_formats_escape_what_they_must() -> None:
     assert "| large\\|net | VGG |" in markdown
     assert all(line.count(" | ") == 5 for line in markdown.splitlines() if line.startswith("| "))
     table = to_latex(compare_sheet(MODELS))
-    assert table.startswith("\\begin{tabular}{llrrrr}\n\\toprule\nmodel & family & ")
+    assert table.partition("\n")[2].startswith("\\begin{tabular}{llrrrr}\n\\toprule\nmodel & family & ")
     assert "small\\_net & ResNet & 4.00 & 0.200 & 1.00 & 30.25\\textsuperscript{1} \\\\" in table
     assert latex("a_b & 5 % −1 × ¹²") == r"a\_b \& 5 \% $-$1 $\times$\textsuperscript{12}"
     lines = list(csv.DictReader(io.StringIO(to_csv(records(MODELS)))))
@@ -308,8 +298,8 @@ WRONG = {
     "pattern of nothing": (["resnxt50*"], "unknown pattern of models 'resnxt50*'; did you mean 'resnet50'?"),
     "unknown to timm": (["timm/resnet_50"], "unknown architecture of timm 'resnet_50'; did you mean 'resnet50'?"),
     "no size": (["resnet18", "--input", "big"], "--input big: expected a whole number of pixels"),
-    "ending": (["resnet18", "resnet50", "--out", "figure.bmp"], "expected a name that ends in .png, .svg, .pdf"),
-    "folder": (["resnet18", "resnet50", "--out", "/nowhere/a.png"], "there is no folder /nowhere"),
+    "ending": (["resnet18", "resnet50", "--out", "figure.bmp"], "expected a file that ends in .png, .svg, .pdf"),
+    "folder": (["resnet18", "resnet50", "--out", "/proc/nowhere/a.png"], "the folder cannot be made"),
     "axis": (["resnet18", "--x", "flops"], "invalid choice: 'flops'"),
     "nothing": ([], "the following arguments are required: MODEL"),
 }

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.cost import table
 from repro.cost.count import price_presets
-from repro.cost.table import Table, to_csv, to_latex, to_markdown
+from repro.report import cost_table
+from repro.report.sheet import Sheet, to_csv, to_latex, to_markdown
 from repro.results import Cost, Result
 
 torch.set_num_threads(1)
@@ -106,15 +106,15 @@ def test_latex_is_balanced_and_escaped(repro: Command, extra: list[str]) -> None
 
 
 def test_special_characters() -> None:
-    odd = Table(("a_b", "50 %"), (("x|y", "2 × 3"),), ("t", "~"), words=2)
-    assert to_markdown(odd).splitlines()[2] == r"| x\|y | 2 × 3 |"
+    odd = Sheet(("a_b", "50 %"), (("x|y", "2 × 3"),), totals=("t", "~"), left=2)
+    assert to_markdown(odd).splitlines()[2] == "| x\\|y | 2 × 3 |"
     assert to_latex(odd).splitlines()[3:6] == [r"a\_b & 50 \% \\", r"\midrule", r"x|y & 2 $\times$ 3 \\"]
-    assert to_csv([{"a": 1234567, "b": None, "c": "x,y"}]) == 'a,b,c\n1234567,,"x,y"'
+    assert to_csv([{"a": 1234567, "b": None, "c": "x,y"}]) == 'a,b,c\n1234567,,"x,y"\n'
 
 
 def test_operators_that_were_not_counted_are_shown() -> None:
     cost = Cost(input=(3, 8, 8), params=1, macs=2, activations=3, uncounted=("cumprod × 1", "sort × 2"))
-    assert table.total_table(cost).rows[-1] == ("operators not counted", "cumprod × 1, sort × 2", "")
+    assert cost_table.total_table(cost).rows[-1] == ("operators not counted", "cumprod × 1, sort × 2", "")
 
 
 def test_a_librarys_network_is_priced_at_its_own_size(repro: Command) -> None:

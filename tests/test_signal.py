@@ -494,7 +494,7 @@ def test_command_writes_the_figure(repro: Command, tmp_path: Path, suffix: str) 
         (["resnet20", "alfa=1"], "model resnet20: unknown key 'alfa'; did you mean 'alpha'?"),
         (["resnet20", "alpha"], "'alpha' is not of the form KEY=VALUE"),
         (["resnet20", "alpha=[1"], "'alpha=[1': '[1' is not a value"),
-        (["resnet20", "se=1", "se.gain=2"], "'se.gain=2' contradicts another value of se"),
+        (["resnet20", "se=1", "se.gain=2"], "'se.gain=2': se was given a value before"),
         (["resnet20", "--seeds", "0"], "--seeds='0': expected how many"),
         (["resnet20", "--batch", "-1"], "--batch -1: expected a whole number of images from 1 on"),
         (["resnet20", "--input", "2.5"], "--input 2.5: expected a whole number of pixels from 1 on"),

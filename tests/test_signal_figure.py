@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from repro.report.signal_figure import FORMATS, Point, draw_signal, make_figure
+from repro.report.signal_figure import Point, draw_signal, make_figure
 
 SUBTITLE = "at initialisation, 32 images of N(0, 1) noise, 3 × 64 × 64, 5 seeds; band: ± 1 standard deviation"
 
@@ -71,7 +71,6 @@ def svg_texts(path: Path) -> list[str]:
 
 @pytest.mark.parametrize(("form", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_every_format_is_written(tmp_path: Path, form: str, start: bytes) -> None:
-    assert form in FORMATS
     path = tmp_path / f"figure.{form}"
     draw_signal(HARMLESS, path, "nf_resnet50", SUBTITLE)
     assert path.read_bytes().startswith(start)
@@ -87,7 +86,7 @@ def test_picture_is_neither_blank_nor_full(tmp_path: Path) -> None:
     assert 0.02 < (pixels[..., :3].min(axis=2) < 0.9).mean() < 0.5
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 def test_figure_is_deterministic_and_ignores_the_users_style(tmp_path: Path, form: str) -> None:
     from matplotlib import rc_context
 

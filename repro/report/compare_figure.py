@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Axis = Literal["macs", "params", "activations"]
 
-ENDINGS = (".png", ".svg", ".pdf")
 WIDTH, HEIGHT = 10.0, 7.0  # inches
 LARGEST = 1500.0  # area of the largest marker, in square points
 FONT = 8.0  # points, of names

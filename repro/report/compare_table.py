@@ -1,26 +1,22 @@
-"""Tables of models side by side: family, price and published error; as Markdown, LaTeX, CSV and for a terminal. Pure.
+"""Models side by side: family, price and published error, as a table and as records. Pure.
 
 Knows what a model says of itself and what it costs, not how that was counted.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from repro.models.config import Family
 from repro.models.library_config import LibraryConfig
 from repro.models.preset_config import Published
 from repro.models.residual_config import ResidualConfig
-from repro.report.format import DASH, escape, sentence, three_digits
+from repro.report.format import DASH, sentence, three_digits
+from repro.report.sheet import Sheet
 from repro.report.table import Footnotes
 from repro.results import Cost
 
@@ -60,15 +56,6 @@ _WORDS = {
 }
 """How a family is written, by what its members' names begin with; the longest that fits counts."""
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "×": r"$\times$",
-}
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
-
 
 @dataclass(frozen=True)
 class Model:
@@ -80,16 +67,6 @@ class Model:
     cost: Cost | None
     published: Published | None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table as plain text: the first `left` columns are words, the others numbers; notes stand below it."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1
-    notes: tuple[str, ...] = ()
 
 
 def describe(config: Family, cost: Cost | None, reason: str = "") -> Model:
@@ -204,62 +181,3 @@ def _published_fields(model: Model, usual: str | None) -> dict[str, Any]:
         return {"top1_error": None, "data": None, "source": None, "verified": None, "usual_data": None}
     fields = published.model_dump(include={"top1_error", "data", "source", "verified"})
     return {**fields, "usual_data": published.data == usual}
-
-
-def to_markdown(sheet: Sheet) -> str:
-    """Render as a Markdown table with its notes."""
-    alignment = [":--" if index < sheet.left else "--:" for index in range(len(sheet.header))]
-    lines = [sheet.header, alignment, *(tuple(map(escape, row)) for row in sheet.rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([table, *map(escape, sheet.notes)]) + "\n"
-
-
-def to_latex(sheet: Sheet) -> str:
-    """Render as a `tabular` for the package booktabs, with its notes in lines below."""
-    columns = "".join("l" if index < sheet.left else "r" for index in range(len(sheet.header)))
-    head, *body = (" & ".join(map(latex, line)) + r" \\" for line in (sheet.header, *sheet.rows))
-    table = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    notes = [r"\par\footnotesize " + latex(note) for note in sheet.notes]
-    return "\n".join([*table, *notes]) + "\n"
-
-
-def latex(text: str) -> str:
-    """Escape text for LaTeX; footnote marks become superscripts."""
-    escaped = "".join(_LATEX.get(letter, rf"\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
-    marks = re.compile(rf" ?([{_SUPERSCRIPTS}]+)")
-    return marks.sub(lambda found: rf"\textsuperscript{{{_digits(found[1])}}}", escaped)
-
-
-def _digits(marks: str) -> str:
-    return "".join(str(_SUPERSCRIPTS.index(mark)) for mark in marks)
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Render records as CSV with a header; an empty cell is what is not known, a list is joined by `x`."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _csv_cell(value) for key, value in row.items()} for row in rows)
-    return out.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    return "x".join(map(str, value)) if isinstance(value, list) else value
-
-
-def to_terminal(sheet: Sheet) -> RichTable:
-    """Return the table as something that rich prints; the notes are the caller's to print."""
-    grid = RichTable(box=None, pad_edge=False)
-    for index, header in enumerate(sheet.header):
-        grid.add_column(header, justify="left" if index < sheet.left else "right", overflow="fold")
-    for row in sheet.rows:
-        grid.add_row(*map(Text, row))
-    return grid

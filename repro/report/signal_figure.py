@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg", "pdf")
 LOG_RANGE = 20  # largest over smallest variance from which a logarithmic axis shows more
 WIDTH, HEIGHT = 5.0, 4.3  # inches; of one panel
 MOST_MARKERS = 40

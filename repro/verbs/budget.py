@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import yaml
-
 from repro.console import console
 from repro.cost.budget import (
     TOLERANCE,
@@ -26,10 +24,11 @@ from repro.cost.budget import (
 from repro.errors import InputError
 from repro.models.presets import load_preset
 from repro.models.residual_config import ResidualConfig
-from repro.report.compare_table import Sheet, to_csv, to_latex, to_markdown, to_terminal
 from repro.report.format import number, three_digits, unit_of
+from repro.report.sheet import Sheet, to_csv, to_latex, to_markdown, to_terminal
 from repro.report.table import MAC_UNITS, PARAM_UNITS
 from repro.results import Cost
+from repro.verbs.inputs import axes_of, pixels
 
 Form = Literal["md", "csv", "latex", "yaml", "json"]
 
@@ -73,28 +72,9 @@ def budget(name: str, words: Sequence[str], of: Quantity, size: int | None, form
     return 0
 
 
-def pixels(text: str | None) -> int | None:
-    """Read `--input`. Raises InputError for what is no whole number from 1 on."""
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise InputError(f"--input {text}: expected a whole number of pixels")
-    return int(text)
-
-
 def _parse(words: Sequence[str]) -> tuple[dict[str, Any], list[Any]]:
     """Part the axes of the reference from the list of groups."""
-    axes: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.removeprefix("model.").partition("=")
-        if not equals:
-            raise InputError(f"{word!r} is not of the form KEY=VALUE, for example {_EXAMPLE}")
-        if key in axes:
-            raise InputError(f"{key} is given twice")
-        try:
-            axes[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"{word!r}: {text!r} is not a value") from None
+    axes = axes_of(words, _EXAMPLE)
     if "groups" not in axes:
         raise InputError(f"budget needs the numbers of groups, for example {_EXAMPLE}")
     groups = axes.pop("groups")

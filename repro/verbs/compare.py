@@ -10,18 +10,10 @@ from pathlib import Path
 from repro.console import console
 from repro.errors import InputError
 from repro.models.presets import load_preset
-from repro.report.compare_figure import ENDINGS, Axis, check_drawable, draw_comparison
-from repro.report.compare_table import (
-    Model,
-    Sheet,
-    compare_sheet,
-    records,
-    to_csv,
-    to_latex,
-    to_markdown,
-    to_terminal,
-)
-from repro.verbs.budget import pixels
+from repro.report.compare_figure import Axis, check_drawable, draw_comparison
+from repro.report.compare_table import Model, compare_sheet, records
+from repro.report.sheet import Sheet, to_csv, to_latex, to_markdown, to_terminal
+from repro.verbs.inputs import figure_path, pixels
 from repro.verbs.list import is_pattern, matching, priced
 
 
@@ -39,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print the table; draw the figure where one is asked for."""
     form = "json" if options.json else options.format
-    out = None if options.out is None else _writable(Path(options.out))
+    out = figure_path(options.out)
     return compare(options.names, pixels(options.input), form, out, options.x)
 
 
@@ -75,15 +67,6 @@ def _print_sheet(sheet: Sheet) -> None:
     console().print(to_terminal(sheet))
     if sheet.notes:
         print("", *sheet.notes, sep="\n")
-
-
-def _writable(path: Path) -> Path:
-    """Check the figure's name before anything is priced."""
-    if path.suffix not in ENDINGS:
-        raise InputError(f"--out {path}: expected a name that ends in {', '.join(ENDINGS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}")
-    return path
 
 
 def _draw(models: Sequence[Model], out: Path, axis: Axis) -> None:

@@ -8,25 +8,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table as Grid
-
 from repro.console import console
-from repro.cost.table import (
-    TEXTS,
-    Table,
+from repro.errors import unknown
+from repro.models.config import ModelConfig
+from repro.models.presets import load_preset
+from repro.report.cost_table import (
     layer_record,
     layer_table,
     memory_table,
     memory_tree,
     price_tree,
-    to_csv,
     total_record,
     total_table,
 )
-from repro.errors import InputError, unknown
-from repro.models.config import ModelConfig
-from repro.models.presets import load_preset
+from repro.report.sheet import Sheet, to_csv, to_latex, to_markdown, to_terminal
 from repro.results import Cost
+from repro.verbs.inputs import axes_of, pixels, whole
 
 if TYPE_CHECKING:
     from repro.cost.layers import Layer
@@ -55,18 +52,17 @@ def main(options: argparse.Namespace) -> int:
     kind = "json" if options.json else options.format
     if kind is not None and kind not in FORMATS:
         raise unknown("format", kind, FORMATS, where="repro cost")
-    size = None if options.input is None else _positive("--input", options.input, "pixels")
-    batch = _positive("--batch", options.batch, "images")
+    size, batch = pixels(options.input), whole("--batch", options.batch, "images")
     if options.optimizer not in OPTIMIZERS:
         raise unknown("optimizer", options.optimizer, OPTIMIZERS, where="repro cost")
-    config = load_preset(options.name, **_axes(options.words))
+    config = load_preset(options.name, **axes_of(options.words))
     by_layer = options.layers or options.all or kind == "json"
     cost, memory, rows = _counted(config, size or _own_size(config), batch, options.optimizer, by_layer)
     if kind == "json":
         print(json.dumps(_tree(options.name, cost, memory, rows), indent=2))
     elif kind == "csv":
         records = [layer_record(row) for row in rows] if by_layer else [total_record(options.name, cost, memory)]
-        print(to_csv(records))
+        print(to_csv(records), end="")
     else:
         tables = [*([layer_table(rows, options.all)] if by_layer else []), total_table(cost), memory_table(memory)]
         _print(kind, options.name, cost, tables)
@@ -95,38 +91,6 @@ def _own_size(config: ModelConfig) -> int:
     return input_size(config.source, config.architecture) or config.native.size
 
 
-def _positive(flag: str, text: str, unit: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise InputError(f"{flag} {text}: expected a whole number of {unit}")
-    return int(text)
-
-
-def _axes(words: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE words; a dot in a key goes into a part of the model."""
-    axes: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        *parts, last = key.removeprefix("model.").split(".")
-        if not equals or not all([*parts, last]):
-            raise InputError(f"{word!r} is not of the form KEY=VALUE, for example groups=32")
-        inner = axes
-        for part in parts:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                raise InputError(f"{word!r}: {part} was given a value before")
-        inner[last] = _plain(word, value)
-    return axes
-
-
-def _plain(word: str, value: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"{word!r}: {value!r} is not a value") from None
-
-
 def _tree(name: str, cost: Cost, memory: TrainingMemory, rows: Sequence[Layer]) -> dict[str, Any]:
     return {
         "model": name,
@@ -138,24 +102,15 @@ def _tree(name: str, cost: Cost, memory: TrainingMemory, rows: Sequence[Layer]) 
     }
 
 
-def _print(kind: str | None, name: str, cost: Cost, tables: Sequence[Table]) -> None:
+def _print(kind: str | None, name: str, cost: Cost, sheets: Sequence[Sheet]) -> None:
     shape = " × ".join(map(str, cost.input))
     if kind is not None:
-        print("\n\n".join(TEXTS[kind](table) for table in tables))
+        write = to_latex if kind == "latex" else to_markdown
+        print("\n".join(write(sheet) for sheet in sheets), end="")
         return
-    for table in tables:
-        console().print(_grid(table), "")
+    for sheet in sheets:
+        console().print(to_terminal(sheet), "")
     print(
         f"{name} on {shape}: {cost.params:,} parameters, {cost.macs:,} MACs (convolutions, linear layers, attention), "
         f"{cost.flops:,} FLOPs"
     )
-
-
-def _grid(table: Table) -> Grid:
-    grid = Grid(box=None, pad_edge=False, show_footer=table.totals is not None, footer_style="bold")
-    for column, heading in enumerate(table.headings):
-        footer = table.totals[column] if table.totals else ""
-        grid.add_column(heading, footer, justify="left" if column < table.words else "right", overflow="fold")
-    for row in table.rows:
-        grid.add_row(*row)
-    return grid

@@ -12,16 +12,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from repro.errors import InputError
 from repro.models.config import Family
 from repro.models.presets import load_preset
 from repro.models.residual_config import ResidualConfig
 from repro.models.signal_theory import Expected, broken_assumptions, expected, missing_reason
 from repro.report.format import DASH
-from repro.report.signal_figure import FORMATS, Point, draw_signal
+from repro.report.signal_figure import Point, draw_signal
 from repro.request import parse_seeds
+from repro.verbs.inputs import FIGURES, axes_of, figure_path, pixels, whole
 
 if TYPE_CHECKING:
     from repro.models.signal import Signal
@@ -43,25 +42,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", type=_seeds, default=tuple(range(5)), metavar="N", help="how many, or which: [0,7]; default 5"
     )
-    parser.add_argument("--batch", type=_whole("--batch", "images"), default=32, metavar="N", help="images; default 32")
+    parser.add_argument("--batch", default="32", metavar="N", help="images; default 32")
     size = "height and width of the noise in pixels; default 64, or native where that is smaller or 64 too small"
-    parser.add_argument("--input", type=_whole("--input", "pixels"), metavar="N", help=size)
+    parser.add_argument("--input", metavar="N", help=size)
     parser.add_argument("--format", choices=("md", "csv", "json"), default="md")
-    parser.add_argument("--out", metavar="FILE", help=f"write the figure there: {', '.join(FORMATS)}")
+    parser.add_argument("--out", metavar="FILE", help=f"write the figure there: {', '.join(FIGURES)}")
 
 
 def main(options: argparse.Namespace) -> int:
     """Measure the model's signal, print it, and draw it where `--out` says."""
     form = "json" if options.json else options.format
-    return signal(options.name, options.words, options.seeds, options.batch, options.input, form, options.out)
+    batch, size = whole("--batch", options.batch, "images"), pixels(options.input)
+    return signal(options.name, options.words, options.seeds, batch, size, form, options.out)
 
 
 def signal(
     name: str, words: Sequence[str], seeds: Sequence[int], batch: int, size: int | None, form: str, out: str | None
 ) -> int:
     """Print a row for each residual unit, measured and expected; with `out`, also draw them."""
-    path = _figure_path(out)
-    config = load_preset(name, **_axes(words))
+    path = figure_path(out)
+    config = load_preset(name, **axes_of(words, "alpha=1"))
     from repro.models.signal import measure
 
     found = measure(config, size, batch, seeds)
@@ -81,51 +81,6 @@ def _seeds(text: str) -> tuple[int, ...]:
         return parse_seeds(text)
     except InputError as error:
         raise InputError(f"--{error}") from None
-
-
-def _whole(flag: str, unit: str) -> Any:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) == 0:
-            raise InputError(f"{flag} {text}: expected a whole number of {unit} from 1 on")
-        return int(text)
-
-    return parse
-
-
-def _axes(words: Sequence[str]) -> dict[str, Any]:
-    """Read `alpha=1 se.reduction=4` into axes by name; a dot reaches into a group of axes."""
-    axes: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.removeprefix("model.").partition("=")
-        if not equals or not key:
-            raise InputError(f"{word!r} is not of the form KEY=VALUE, for example alpha=1")
-        *groups, axis = key.split(".")
-        inside = axes
-        for group in groups:
-            inside = inside.setdefault(group, {})
-            if not isinstance(inside, dict):
-                raise InputError(f"{word!r} contradicts another value of {group}")
-        try:
-            inside[axis] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"{word!r}: {value!r} is not a value") from None
-    return axes
-
-
-def _figure_path(out: str | None) -> Path | None:
-    """Refuse before anything is measured what could not be written after it."""
-    if out is None:
-        return None
-    path = Path(out)
-    if path.suffix.lower().removeprefix(".") not in FORMATS:
-        raise InputError(f"--out {out}: expected a file that ends in {', '.join(f'.{form}' for form in FORMATS)}")
-    if path.is_dir():
-        raise InputError(f"--out {out}: that is a folder, expected a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: the folder cannot be made ({error.strerror})") from None
-    return path
 
 
 def _draw(points: Sequence[Point], path: Path, title: str, found: Signal) -> None:

@@ -1,13 +1,12 @@
-"""A price as tables: plain columns and cells, and their text as GitHub Markdown, CSV and LaTeX. Imports no torch."""
+"""A price as tables and as records: by layer, in total, and the memory of a training step. Pure; imports no torch."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from repro.report.sheet import Sheet
 from repro.results import Cost
 
 if TYPE_CHECKING:
@@ -15,16 +14,6 @@ if TYPE_CHECKING:
     from repro.cost.memory import TrainingMemory
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headings, rows of text, and a last row of totals where there is one. The first `words` columns hold words."""
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    totals: tuple[str, ...] | None = None
-    words: int = 1
 
 
 _KINDS = {"norm": "normalisation", "other": "other parameters", "unused": "not run in evaluation"}
@@ -35,13 +24,13 @@ _HEADINGS = ("layer", "kind", "input C", "input H × W", *_SHAPES, "output C", "
 _FIGURES = ("memory KiB", "params k", "MACs M", "pooling M")
 
 
-def layer_table(rows: Sequence[Layer], every: bool = False) -> Table:
+def layer_table(rows: Sequence[Layer], every: bool = False) -> Sheet:
     """Lay out a network's layers as a lecture does, with one row for all normalisations; `every`: a row for each."""
     shown = [row for row in rows if every or row.kind not in _KINDS]
     merged = [] if every else list(_merged(rows))
     total = ["total", *[""] * (len(_HEADINGS) - 1), *_figures(shown, rows)]
     cells = [_layer_cells(row) for row in shown]
-    return Table((*_HEADINGS, *_FIGURES), (*cells, *merged), tuple(total), words=2)
+    return Sheet((*_HEADINGS, *_FIGURES), (*cells, *merged), left=2, totals=tuple(total))
 
 
 def _figures(memory: Sequence[Layer], rows: Sequence[Layer]) -> tuple[str, ...]:
@@ -92,7 +81,7 @@ def _merged(rows: Sequence[Layer]) -> Iterable[tuple[str, ...]]:
             yield (f"{title} ({len(group)})", kind, *[""] * (len(_HEADINGS) - 2), *_figures([], group))
 
 
-def total_table(cost: Cost) -> Table:
+def total_table(cost: Cost) -> Sheet:
     """Lay out what a network costs as a whole, for one image."""
     counts = {
         "parameters": cost.params,
@@ -105,10 +94,10 @@ def total_table(cost: Cost) -> Table:
     }
     rows = [(name, f"{number:,}", _unit(number)) for name, number in counts.items()]
     missing = ("operators not counted", ", ".join(cost.uncounted) or "none", "")
-    return Table(("one image", "exactly", "rounded"), (*rows, missing))
+    return Sheet(("one image", "exactly", "rounded"), (*rows, missing))
 
 
-def memory_table(memory: TrainingMemory) -> Table:
+def memory_table(memory: TrainingMemory) -> Sheet:
     """Lay out the memory of a training step by part."""
     parts = {
         "parameters": memory.parameters,
@@ -120,7 +109,7 @@ def memory_table(memory: TrainingMemory) -> Table:
     }
     rows = tuple((name, *_size(number)) for name, number in parts.items())
     heading = f"memory of a training step, batch {memory.batch}, float32"
-    return Table((heading, "bytes", "MiB"), rows, ("total", *_size(memory.total)))
+    return Sheet((heading, "bytes", "MiB"), rows, totals=("total", *_size(memory.total)))
 
 
 def _size(number: int) -> tuple[str, str]:
@@ -132,40 +121,6 @@ def _unit(number: int) -> str:
         if number >= unit:
             return f"{number / unit:,.3f} {name}"
     return str(number)
-
-
-def to_markdown(table: Table) -> str:
-    """Write a GitHub table."""
-    rule = [":--" if column < table.words else "--:" for column in range(len(table.headings))]
-    rows = [table.headings, rule, *table.rows, *([table.totals] if table.totals else [])]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-_ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"} | {
-    "^": r"\textasciicircum{}", "×": r"$\times$",
-}  # fmt: skip
-
-
-def to_latex(table: Table) -> str:
-    """Write a tabular with the rules of booktabs."""
-    columns = "l" * table.words + "r" * (len(table.headings) - table.words)
-    lines = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex(table.headings)]
-    lines += [r"\midrule", *map(_latex, table.rows)]
-    lines += [r"\midrule", _latex(table.totals)] if table.totals else []
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def _latex(row: Iterable[str]) -> str:
-    return " & ".join("".join(_ESCAPES.get(char, char) for char in cell) for cell in row) + r" \\"
-
-
-def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Write plain numbers under a header: no thousands separators, and nothing where there is no value."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
 
 
 def layer_record(row: Layer) -> dict[str, Any]:
@@ -204,6 +159,3 @@ def price_tree(cost: Cost) -> dict[str, Any]:
 def memory_tree(memory: TrainingMemory) -> dict[str, Any]:
     """The parts of a training step's memory (bytes) and their total."""
     return {**asdict(memory), "total": memory.total}
-
-
-TEXTS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "latex": to_latex}
