@@ -40,4 +40,5 @@ reports: $(VENV)/.installed-test
 	for study in plain_vs_residual:5 preactivation:10 resnext_groups:10; do \
 		words="$${study%:*} scale=laptop seeds=$${study#*:}"; \
 		$(BIN)/repro run $$words && $(BIN)/repro report $$words --out reports || exit 1; done
+	$(BIN)/repro cost --compare --out reports
 	$(BIN)/python tests/test_readme.py

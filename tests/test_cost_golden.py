@@ -276,7 +276,7 @@ WHOLE: list[tuple[str, str, Axes, int | None, str, str]] = [
     ("11.2", "wide_resnet50_2", {}, None, "68.88 M", "11.40 G"),
     ("12.1", "alexnet_torchvision", {}, 224, "61,100,840", "714.19 M"),
     ("12.5", "vgg19", {}, None, "143,667,240", "19.632 G"),
-    ("13", "googlenet", {"arguments": {"aux_logits": False}}, None, "6,624,904", "1.498 G"),
+    ("13", "googlenet", {}, None, "6,624,904", "1.498 G"),
     ("13", "alexnet_grouped", {}, None, "60.97 M", "0.724 G"),  # 0.726 with poolings, as the registry has it
     ("15", "nasnet_a_large", {}, 331, "88.75 M", "23.78 G"),
     ("18", "vgg16", {}, None, "138,357,544", "15,470,264,320"),

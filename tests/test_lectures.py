@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from repro.cost import lectures
 from repro.cost.lectures import Cell, Claim, Figure, Table
 from repro.report.lecture_page import lecture_page
+from tests.conftest import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,38 @@ def test_the_known_misprints_are_found(tables: list[Table]) -> None:
     wanted = {(title, label, value.removesuffix("0")) for title, label, value in MISPRINTS}
     assert wanted <= found
     assert {label for title, label, _ in found - wanted} == {"fc6", "fc7", "fc8"}  # biases left out
+
+
+def test_the_committed_page_is_what_is_counted(tables: list[Table], claims: list[Claim]) -> None:
+    committed = Path(__file__).parents[1] / "reports" / "lecture_costs.md"
+    assert committed.read_text(encoding="utf-8") == lecture_page(tables, claims), (
+        "run: repro cost --compare --out reports"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compare", "resnet50"], "--compare takes no model (found resnet50)"),
+        (["--compare", "--format", "latex"], "--compare has no form latex; expected md or json"),
+        (["--compare", "--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
+        (["resnet50", "--out", "there"], "--out goes with --compare only"),
+        ([], "cost needs a MODEL"),
+    ],
+    ids=["model", "form", "folder", "out alone", "nothing"],
+)
+def test_wrong_words_are_one_line(words: list[str], message: str, repro: Callable[..., Outcome]) -> None:
+    status, output, error = repro("cost", *words)
+    assert (status, output, error.count("\n")) == (2, "", 1)
+    assert message in error
+
+
+def test_the_verb_writes_the_page_and_renews_the_index(tmp_path: Path, repro: Callable[..., Outcome]) -> None:
+    assert repro("cost", "--compare", "--out", str(tmp_path))[0] == 0
+    assert repro("cost", "--compare")[1] == (tmp_path / "lecture_costs.md").read_text(encoding="utf-8")
+    assert "figures in 6 layer tables" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    tree = json.loads(repro("cost", "--compare", "--json")[1])
+    assert {len(tree["tables"]), len(tree["claims"])} == {6, len(lectures.claims())}
 
 
 def test_the_page_shows_both_numbers_and_why(tables: list[Table], claims: list[Claim]) -> None:

@@ -211,11 +211,9 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
     ],
 )
 def test_no_text_overlaps_another(data: list[Point], what: str, title: str, tmp_path: Path) -> None:
-    from matplotlib import style
+    from repro.report.drawing import house_style
 
-    from repro.report.figure import STYLE
-
-    with style.context(["default", STYLE]):
+    with house_style():
         assert overlapping(make_figure(data, title, SUBTITLE, what)) == []
 
 

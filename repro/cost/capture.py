@@ -32,6 +32,7 @@ from repro.cost.operators import (
     names,
     pooling_of,
 )
+from repro.models.auxiliary import drop_heads
 from repro.models.config import ModelConfig
 
 
@@ -91,9 +92,12 @@ class Capture:
 def observe(config: ModelConfig, size: int, channels: int, classes: int) -> Capture:
     """Build the network of `config` and capture what one image `(channels, size, size)` runs in it.
 
+    Auxiliary classifiers, which only training runs, are taken off.
     Raises InputError for a network that cannot be built, or that cannot take such an image.
     """
-    return with_network(config, size, channels, classes, lambda network: capture(network, (channels, size, size)))
+    return with_network(
+        config, size, channels, classes, lambda network: capture(drop_heads(network), (channels, size, size))
+    )
 
 
 def capture(network: nn.Module, shape: tuple[int, int, int]) -> Capture:

@@ -251,10 +251,17 @@ def _config(net: _Net) -> ModelConfig:
 
 def _layers(net: _Net) -> list[Layer]:
     """List a network's rows without the parts that evaluation does not reach, or the first `stop` ones of a table."""
-    config = _config(net)
-    rows = layer_table(config, net.input or config.native.size, config.native.channels, config.native.classes)
+    rows = _counted(net.model_dump_json(include={"model", "layers", "shape", "axes", "input"}))
     used = [row for row in rows[: len(net.layers or rows)] if row.kind != "unused"]
     return used if net.stop is None else _tabulated(used)[: net.stop]
+
+
+@cache
+def _counted(described: str) -> list[Layer]:
+    """Count a network once: several figures are printed of most of them."""
+    net = _Net.model_validate_json(described)
+    config = _config(net)
+    return layer_table(config, net.input or config.native.size, config.native.channels, config.native.classes)
 
 
 def _tabulated(rows: Iterable[Layer]) -> list[Layer]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from repro.errors import InputError
 from repro.report.compare_table import Model, data_set, usual_data
-from repro.report.figure import DPI, STYLE
+from repro.report.drawing import DPI, house_style, write_figure
 from repro.report.palette import HUES
 
 if TYPE_CHECKING:
@@ -36,11 +36,6 @@ AWAY = 24  # distances at which a name is tried, each a third of a line further 
 _UNITS = {"macs": ("GMACs", 1e9), "params": ("parameters (M)", 1e6), "activations": ("activations (M)", 1e6)}
 _SHAPES = (("o", math.pi / 4), ("s", 1.0), ("^", 0.5), ("D", 1.0))
 """Markers, and the part of its bounding square that each fills: areas must compare across shapes."""
-_METADATA: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}
 
 
 @dataclass(frozen=True)
@@ -76,13 +71,12 @@ def draw_comparison(models: Sequence[Model], path: Path, axis: Axis = "macs") ->
     parameters. Hollow markers are unverified; models without a published error are named below.
     Raises InputError as `check_drawable` does.
     """
-    from matplotlib import style
     from matplotlib.figure import Figure
 
     drawn = check_drawable(models)
     size: Axis = "macs" if axis == "params" else "params"
     scale = LARGEST / max(_value(model, size) for model in drawn)
-    with style.context(["default", {**STYLE, "svg.hashsalt": "repro"}]):
+    with house_style():
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
         axes = figure.subplots()
         look = _look(drawn)
@@ -91,7 +85,7 @@ def draw_comparison(models: Sequence[Model], path: Path, axis: Axis = "macs") ->
         _name_axes(axes, models, drawn, axis)
         _legends(figure, look, [_value(model, size) for model in drawn], scale, size)
         _draw_names(figure, axes, drawn, axis, [scale * _value(model, size) for model in drawn])
-        figure.savefig(path, format=path.suffix[1:], metadata=_METADATA[path.suffix])
+        write_figure(figure, path)
 
 
 def _value(model: Model, what: Axis) -> float:

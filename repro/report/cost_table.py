@@ -81,10 +81,12 @@ def _merged(rows: Sequence[Layer]) -> Iterable[tuple[str, ...]]:
             yield (f"{title} ({len(group)})", kind, *[""] * (len(_HEADINGS) - 2), *_figures([], group))
 
 
-def total_table(cost: Cost) -> Sheet:
-    """Lay out what a network costs as a whole, for one image."""
+def total_table(cost: Cost, training_params: int = 0) -> Sheet:
+    """Lay out what a network costs as a whole, for one image; `training_params`: of what only training runs besides."""
+    heads = {"parameters of auxiliary classifiers, in training only": training_params} if training_params else {}
     counts = {
         "parameters": cost.params,
+        **heads,
         "MACs": cost.macs,
         "FLOPs = 2 × MACs": cost.flops,
         "MACs of a training step = 3 × forward": cost.training_macs,

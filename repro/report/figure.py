@@ -12,12 +12,11 @@ from typing import Literal
 from repro.report.contrast_panel import draw_contrasts
 from repro.report.curve_panel import draw_curves
 from repro.report.curves import Curve
+from repro.report.drawing import DPI, house_style, write_figure
 from repro.report.page import Page
 from repro.report.palette import styles
 
-DPI = 150
 WIDTH, HEIGHT, ROW_HEIGHT, TALLEST = 11.0, 4.5, 0.36, 40.0  # inches
-STYLE = {"font.size": 9, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def draw(page: Page, curves: Mapping[str, Sequence[Curve]], path: Path, split: Literal["val", "train"] = "val") -> None:
@@ -29,11 +28,10 @@ def draw(page: Page, curves: Mapping[str, Sequence[Curve]], path: Path, split: L
         path: where the PNG is written; its folder must exist.
         split: which error the curves show.
     """
-    from matplotlib import style
     from matplotlib.figure import Figure
 
     look = styles([(row.variant, row.reference) for row in page.rows])
-    with style.context(["default", STYLE]):
+    with house_style():
         height = min(TALLEST, max(HEIGHT, 1.6 + ROW_HEIGHT * len(page.rows)))
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.0, 0.9))
@@ -42,4 +40,4 @@ def draw(page: Page, curves: Mapping[str, Sequence[Curve]], path: Path, split: L
         handles, labels = right.get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        write_figure(figure, path)

@@ -11,7 +11,8 @@ INDEX = "README.md"
 _HEAD = """# Reports
 
 Each page is a published table that was really rerun: published and reproduced numbers side by side, their spread, their
-cost and a verdict. Made by `repro report ABLATION scale=SCALE --out reports`, which also renews this index.
+cost and a verdict. Made by `repro report ABLATION scale=SCALE --out reports`, which also renews this index. One page
+holds printed costs beside counted ones, made by `repro cost --compare --out reports`.
 
 | report | verdict |
 | --- | --- |

@@ -22,9 +22,10 @@ def lecture_page(tables: Sequence[Table], claims: Sequence[Claim]) -> str:
     """Render tables and claims, misprints first."""
     wrong = sum(not cell.agrees for table in tables for cell in _cells(table))
     total = sum(1 for table in tables for _ in _cells(table))
+    right = sum(claim.cell.agrees for claim in claims)
     summary = (
-        f"Of {total} figures in {len(tables)} layer tables {total - wrong} are right and {wrong} are not; of "
-        f"{len(claims)} figures of whole networks {sum(claim.cell.agrees for claim in claims)} are what is counted.\n"
+        f"**Verdict:** {total - wrong} of the {total} figures in {len(tables)} layer tables are what is counted; of "
+        f"{len(claims)} figures of whole networks, chosen because lectures or papers contradict each other, {right}.\n"
     )
     return "\n".join([_HEAD, summary, "## Whole networks\n", _claims(claims), *map(_table, tables)])
 

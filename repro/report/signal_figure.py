@@ -4,9 +4,7 @@ the signal against depth. Draws plain data on matplotlib's objects; knows no net
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.report.figure import DPI, STYLE
+from repro.report.drawing import DPI, house_style, write_figure
 from repro.report.format import label
 from repro.report.palette import HUES
 
@@ -27,8 +25,6 @@ WIDTH, HEIGHT = 5.0, 4.3  # inches; of one panel
 MOST_MARKERS = 40
 TITLE_WIDTH = {1: 60, 2: 120}  # characters of a line, by number of panels
 VARIANCE, MEAN, EXPECTED = HUES[0], HUES[1], "black"
-_METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}
-_RC = {**STYLE, "svg.fonttype": "none", "svg.hashsalt": "repro"}  # text stays text, and the same data the same bytes
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,8 @@ def draw_signal(points: Sequence[Point], path: Path, title: str, subtitle: str, 
         subtitle: says how it was measured.
         what: what a point is.
     """
-    from matplotlib import style
-
-    form = path.suffix.lower().removeprefix(".")
-    with style.context(["default", _RC]), io.BytesIO() as buffer:
-        make_figure(points, title, subtitle, what).savefig(buffer, format=form, metadata=_METADATA[form])
-        _replace(path, buffer.getvalue())
+    with house_style():
+        write_figure(make_figure(points, title, subtitle, what), path)
 
 
 def make_figure(points: Sequence[Point], title: str, subtitle: str, what: str = "residual unit") -> Figure:
@@ -175,12 +167,3 @@ def _mark_stages(axes: Axes, points: Sequence[Point], what: str) -> None:
     above.tick_params(length=0)
     above.set_xlabel("stage")
     above.spines["top"].set_visible(False)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -6,10 +6,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.console import console
-from repro.errors import unknown
+from repro.errors import InputError, unknown
 from repro.models.config import ModelConfig
 from repro.models.presets import load_preset
 from repro.report.cost_table import (
@@ -21,21 +22,26 @@ from repro.report.cost_table import (
     total_record,
     total_table,
 )
+from repro.report.index import write_index
 from repro.report.sheet import Sheet, to_csv, to_latex, to_markdown, to_terminal
-from repro.results import Cost
+from repro.results import Cost, write_atomic
 from repro.verbs.inputs import axes_of, pixels, whole
 
 if TYPE_CHECKING:
     from repro.cost.layers import Layer
     from repro.cost.memory import TrainingMemory
 
+PAGE = "lecture_costs.md"
 FORMATS = ("md", "csv", "latex", "json")
+FLOAT = 4  # bytes
 OPTIMIZERS = ("sgd", "adamw", "lamb", "rmsprop")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's words and flags."""
-    parser.add_argument("name", metavar="MODEL", help="a name of `repro list models`, timm/NAME or torchvision/NAME")
+    parser.add_argument(
+        "name", nargs="?", metavar="MODEL", help="a name of `repro list models`, timm/NAME or torchvision/NAME"
+    )
     parser.add_argument(
         "words", nargs="*", metavar="KEY=VALUE", help="axes of the model, for example groups=32 or se.reduction=8"
     )
@@ -44,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="the layers, with a row for each normalisation and gain")
     parser.add_argument("--format", metavar="FORMAT", help="md, csv, latex or json; csv --layers lists layers alone")
     parser.add_argument("--batch", metavar="N", default="32", help="images of a training step on one device (32)")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="no model: what lectures and papers print about cost, and what is counted",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help=f"of --compare: write {PAGE} and renew the index there")
     parser.add_argument("--optimizer", metavar="NAME", default="sgd", help="of its memory: " + ", ".join(OPTIMIZERS))
 
 
@@ -55,6 +67,11 @@ def main(options: argparse.Namespace) -> int:
     size, batch = pixels(options.input), whole("--batch", options.batch, "images")
     if options.optimizer not in OPTIMIZERS:
         raise unknown("optimizer", options.optimizer, OPTIMIZERS, where="repro cost")
+    if options.compare:
+        return _compare(options.name, kind, options.out)
+    if options.name is None or options.out is not None:
+        missing = options.name is None
+        raise InputError("cost needs a MODEL (see repro cost --help)" if missing else "--out goes with --compare only")
     config = load_preset(options.name, **axes_of(options.words))
     by_layer = options.layers or options.all or kind == "json"
     cost, memory, rows = _counted(config, size or _own_size(config), batch, options.optimizer, by_layer)
@@ -64,8 +81,43 @@ def main(options: argparse.Namespace) -> int:
         records = [layer_record(row) for row in rows] if by_layer else [total_record(options.name, cost, memory)]
         print(to_csv(records), end="")
     else:
-        tables = [*([layer_table(rows, options.all)] if by_layer else []), total_table(cost), memory_table(memory)]
+        tables = [
+            *([layer_table(rows, options.all)] if by_layer else []),
+            total_table(cost, memory.parameters // FLOAT - cost.params),
+            memory_table(memory),
+        ]
         _print(kind, options.name, cost, tables)
+    return 0
+
+
+def _compare(name: str | None, kind: str | None, out: str | None) -> int:
+    """Print, or write into a folder, the printed costs beside the counted ones."""
+    if name is not None:
+        raise InputError(f"--compare takes no model (found {name}): it goes through all printed figures")
+    if kind not in (None, "md", "json"):
+        raise InputError(f"--compare has no form {kind}; expected md or json")
+    from repro.cost.lectures import claims, tables
+    from repro.report.lecture_page import lecture_page
+
+    found = tables(), claims()
+    if kind == "json":
+        print(
+            json.dumps(
+                {"tables": [asdict(table) for table in found[0]], "claims": [asdict(claim) for claim in found[1]]},
+                indent=2,
+            )
+        )
+        return 0
+    page = lecture_page(*found)
+    if out is None:
+        print(page, end="")
+        return 0
+    try:
+        write_atomic(Path(out) / PAGE, page)
+        write_index(Path(out))
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+    print(Path(out) / PAGE)
     return 0
 
 
