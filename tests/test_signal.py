@@ -532,7 +532,7 @@ def test_a_figure_that_fails_late_loses_neither_table_nor_older_figure(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("repro.report.signal_figure.os.replace", full)
+    monkeypatch.setattr("repro.results.os.replace", full)
     status, output, error = repro("signal", "resnet20", *FEW, "--out", str(path))
     assert status == 2
     assert "| 2.1 " in output

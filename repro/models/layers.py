@@ -26,15 +26,22 @@ def activation(kind: str, factor: float = 1.0, inplace: bool = True) -> nn.Modul
 
 
 class ScaledActivation(nn.Module):
-    """An activation times a constant: gamma (arXiv:2101.08692, §4.3), divided by a unit's beta where it has one."""
+    """An activation times a constant: gamma (arXiv:2101.08692, §4.3), divided by a unit's beta where it has one.
+
+    The product takes no memory of its own. ReLU, which needs its output for the gradient, is scaled before it: the
+    same for a positive factor.
+    """
 
     def __init__(self, plain: nn.Module, factor: float) -> None:
         super().__init__()
         self.plain, self.factor = plain, factor
+        self.before = isinstance(plain, nn.ReLU)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, C, H, W)` to the same shape."""
-        out: Tensor = self.plain(x) * self.factor
+        if self.before:
+            return F.relu_(x.mul_(self.factor) if self.plain.inplace else x * self.factor)
+        out: Tensor = self.plain(x).mul_(self.factor)
         return out
 
     def extra_repr(self) -> str:
@@ -95,7 +102,7 @@ def convolution(
     standardized: bool = False,
 ) -> nn.Conv2d:
     """Build a convolution that keeps the resolution up to its stride; `padding`: zeros, same or circular."""
-    same = padding == "same" and (kernel > 1 or stride > 1)
+    same = padding == "same" and (stride > 1 or kernel % 2 == 0)  # else all sides are padded alike
     keywords: dict[str, Any] = {"groups": groups, "bias": bias, "padding": 0 if same else kernel // 2}
     if padding == "circular":
         keywords["padding_mode"] = "circular"
