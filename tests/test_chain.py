@@ -16,7 +16,7 @@ from torch import nn
 from repro.errors import InputError
 from repro.models import build
 from repro.models.chain import Chain, FlattenAt
-from repro.models.classic_config import KINDS, ChainConfig
+from repro.models.chain_config import KINDS, ChainConfig
 from repro.models.presets import load_preset
 from repro.paths import options
 

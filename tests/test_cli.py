@@ -12,6 +12,8 @@ import pytest
 
 from repro import ablation
 from repro.cli import VERBS, main
+from repro.results import Cost
+from repro.study import Study
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -204,3 +206,18 @@ def test_every_shipped_table_names_its_source() -> None:
         spec = ablation.load(name)
         assert all(variant.published.source for variant in spec.variants.values())
         assert {"smoke", "laptop"} <= set(spec.scales)
+
+
+def test_plan_names_what_could_not_be_counted(repro: Command, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from repro.verbs import plan
+
+    def priced(study: Study) -> dict[str, Cost]:
+        cost = Cost(input=(1, 8, 8), params=10, macs=20, activations=30, uncounted=("cumprod × 2",))
+        return dict.fromkeys(study.configs, cost)
+
+    monkeypatch.setattr(plan, "_prices", priced)
+    status, output, _ = repro("plan", str(mine), "scale=smoke")
+    assert status == 0
+    assert "wide: MACs without cumprod × 2, which have no counting rule" in output
+    tree = json.loads(repro("plan", str(mine), "scale=smoke", "--json")[1])
+    assert [row["uncounted"] for row in tree["variants"]] == [["cumprod × 2"]] * 2

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from math import pi, sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import norm as gauss
 from torch import Tensor, nn
 
 from repro.errors import InputError
 from repro.models import build, signal
-from repro.models.layers import GAMMA, ScaledActivation
 from repro.models.presets import load_preset
 from repro.models.residual_config import ResidualConfig
 from repro.models.signal import SMALL, Signal, UnitSignal, measure, observe
 from repro.models.signal_theory import (
-    Moments,
-    activated,
     broken_assumptions,
     expected,
-    input_variances,
-    missing_reason,
 )
-from repro.models.unit import ResidualUnit
 from tests.conftest import Outcome
 
 torch.set_num_threads(1)
@@ -180,120 +165,6 @@ def test_squared_means_match() -> None:
     assert means[0].sum() == pytest.approx(means[1].sum(), rel=0.1)
 
 
-# The recursion itself
-
-depths = st.lists(st.integers(1, 6), min_size=1, max_size=4)
-
-
-@given(depths=depths, alpha=st.floats(0.05, 2))
-@settings(max_examples=30, deadline=None)
-def test_recursion_is_the_papers(depths: list[int], alpha: float) -> None:
-    config = small(depths=depths, widths=[8] * len(depths), stem_width=8, **{**FREE, "alpha": alpha})
-    outputs = [1 + n * alpha**2 for depth in depths for n in range(1, depth + 1)]
-    outputs[: depths[0]] = [1 + n * alpha**2 for n in range(1, depths[0] + 1)]
-    assert variances(expected(config) or ()) == pytest.approx(outputs, rel=1e-9)
-    assert list(input_variances(config))[1 : depths[0]] == pytest.approx(outputs[: depths[0] - 1], rel=1e-9)
-
-
-@given(
-    depths=depths,
-    axes=st.sampled_from([{}, {"weight_standardization": True}, {"block": "bottleneck"}, FREE, {"gamma": True}]),
-    activation=st.sampled_from(["relu", "gelu", "silu"]),
-)
-@settings(max_examples=30, deadline=None)
-def test_recursion_grows_within_a_stage_and_resets(depths: list[int], axes: dict[str, Any], activation: str) -> None:
-    config = small(depths=depths, widths=[8] * len(depths), stem_width=8, activation=activation, **axes)
-    theory, start, resets = expected(config) or (), 0, []
-    for depth in depths:
-        stage = variances(theory[start : start + depth])
-        assert all(before < after for before, after in pairwise(stage))
-        resets.append(stage[0])
-        start += depth
-    assert max(resets[1:], default=0) <= 2 * min(resets[1:], default=0) + 1e-12
-    assert all(unit.mean_square >= 0 for unit in theory)
-
-
-@pytest.mark.parametrize("shortcut", ["A", "B", "C", "D"])
-@pytest.mark.parametrize("stem_width", [8, 16], ids="stem of {}".format)
-def test_input_variances_are_the_networks_betas(shortcut: str, stem_width: int) -> None:
-    axes = {"depths": (2, 3), "widths": (16, 32), "stem_width": stem_width, "shortcut": shortcut}
-    config = small(**axes, **{**FREE, "alpha": 0.7})
-    units = [module for module in build(config, 3, 10).modules() if isinstance(module, ResidualUnit)]
-    firsts = [next(layer for layer in unit.modules() if isinstance(layer, ScaledActivation)) for unit in units]
-    found = [(GAMMA["relu"] / first.factor) ** 2 for first in firsts]
-    assert found == pytest.approx(list(input_variances(config)), rel=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["relu", "silu", "gelu"])
-def test_gamma_gives_unit_variance(kind: str) -> None:
-    assert activated(Moments(0, 1), kind).variance ** -0.5 == pytest.approx(GAMMA[kind], rel=1e-3)
-
-
-@given(mean_square=st.floats(0, 10), variance=st.floats(0.01, 10))
-def test_rectified_moments_are_those_of_a_gaussian(mean_square: float, variance: float) -> None:
-    nodes = np.linspace(-8, 8, 4001)
-    weights = gauss.pdf(nodes)
-    means, deviation = sqrt(mean_square) * nodes, sqrt(variance)
-    rectified = means * gauss.cdf(means / deviation) + deviation * gauss.pdf(means / deviation)
-    found = activated(Moments(mean_square, variance), "relu")
-    assert found.mean_square == pytest.approx(float(weights @ rectified**2 / weights.sum()), rel=1e-6)
-    assert found.common == pytest.approx(float(weights @ rectified / weights.sum()) ** 2, rel=1e-6)
-    assert found.mean_square + found.variance == pytest.approx((mean_square + variance) / 2)
-
-
-@pytest.mark.parametrize("kind", ["silu", "gelu"])
-@pytest.mark.parametrize(("mean", "variance"), [(0.0, 1.0), (0.5, 2.0), (3.0, 0.1)])
-def test_quadrature_agrees_with_drawn_signals(kind: str, mean: float, variance: float) -> None:
-    draw = torch.Generator().manual_seed(0)
-    centres = sqrt(mean) * torch.randn(2000, 1, generator=draw, dtype=torch.float64)
-    signals = centres + sqrt(variance) * torch.randn(2000, 500, generator=draw, dtype=torch.float64)
-    out = {"silu": nn.SiLU(), "gelu": nn.GELU()}[kind](signals)
-    found = activated(Moments(mean, variance), kind)
-    assert found.mean_square == pytest.approx(float(out.mean(1).square().mean()), rel=0.08, abs=2e-3)
-    assert found.variance == pytest.approx(float(out.var(1).mean()), rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("axes", "words"),
-    [
-        pytest.param({"order": "post"}, "found order=post", id="rectified sum"),
-        pytest.param({"order": "bn_after_addition"}, "found order=bn_after_addition", id="norm after the sum"),
-        pytest.param({"se": {"reduction": 4, "position": "pre"}}, "found pre, avg, sigmoid", id="squeeze before"),
-    ],
-)
-def test_no_expectation_says_why(axes: dict[str, Any], words: str) -> None:
-    config = small(**axes)
-    assert expected(config) is None
-    assert words in (missing_reason(config) or "")
-
-
-@pytest.mark.parametrize(
-    ("axes", "word"),
-    [
-        pytest.param({"padding": "zeros"}, "padding=zeros", id="padding"),
-        pytest.param({"shortcut": "D"}, "shortcut=D", id="average pooling"),
-        pytest.param({"stem": "imagenet"}, "stem=imagenet", id="max-pooling"),
-        pytest.param({"se": {"reduction": 4}}, "squeeze-and-excitation", id="gate"),
-        pytest.param({**FREE, "shortcut": "A"}, "shortcut=A", id="zero channels"),
-        pytest.param({"block": "single"}, "stage 1 carries a rectified signal", id="first shortcut"),
-        pytest.param({"zero_init": True}, "stage 1 carries a rectified signal", id="silent branches"),
-        pytest.param({"norm": "none"}, "without norm and weight standardisation", id="no normalisation"),
-    ],
-)
-def test_approximations_are_named(axes: dict[str, Any], word: str) -> None:
-    (reason,) = broken_assumptions(small(**axes))
-    assert reason.startswith(word)
-    assert expected(small(**axes)) is not None
-
-
-def test_theory_and_figure_need_no_torch() -> None:
-    code = (
-        "import sys; import repro.models.signal_theory, repro.report.signal_figure, repro.verbs.signal;"
-        "sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 # What is measured, and that nothing else happens
 
 
@@ -425,117 +296,3 @@ def test_library_networks_are_measured_too() -> None:
     found: Signal = measure(load_preset("timm/test_resnet"), 32, 2, (0,))
     assert len(found.units) > 8
     assert all(unit.stage is None and unit.variance > 0 for unit in found.units)
-
-
-# The command
-
-FEW = ("depths=[2,1]", "widths=[4,8]", "stem_width=4", "--seeds", "2", "--batch", "4", "--input", "16")
-
-
-def test_command_prints_a_table(repro: Command) -> None:
-    status, output, _ = repro("signal", "preresnet20", *FEW)
-    assert status == 0
-    lines = output.splitlines()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
-    assert rows[0] == ["unit", "squared mean", "variance", "expected", "branch variance", "expected"]
-    assert [row[0] for row in rows[2:]] == ["1.1", "1.2", "2.1"]
-    assert all("±" in row[2] for row in rows[2:])
-    assert len({len(line) for line in lines if line.startswith("|")}) == 1, "aligned"
-    assert "measured on 4 images of N(0, 1) noise, 3 × 16 × 16, 2 seeds (native 32: --input 32)" in output
-    assert "approximation here: padding=zeros loses variance at the borders" in output
-
-
-def test_command_as_json_and_csv(repro: Command) -> None:
-    tree = json.loads(repro("signal", "preresnet20", *FEW, "--json")[1])
-    assert (tree["input"], tree["batch"], tree["seeds"]) == ([3, 16, 16], 4, [0, 1])
-    assert tree == json.loads(repro("signal", "preresnet20", *FEW, "--format", "json")[1])
-    _, output, notes = repro("signal", "preresnet20", *FEW, "--format", "csv")
-    rows = list(csv.DictReader(io.StringIO(output)))
-    assert [float(row["variance"]) for row in rows] == [unit["variance"] for unit in tree["units"]]
-    assert list(rows[0]) == list(tree["units"][0])
-    assert "measured on 4 images" in notes
-
-
-def test_command_says_that_skip_init_is_set_aside(repro: Command) -> None:
-    axes = ("norm=none", "weight_standardization=true", "gamma=true", "beta=true", "alpha=0.2", "skip_init=true")
-    exact = ("shortcut=B", "padding=circular", "model.stem=cifar")
-    _, output, _ = repro("signal", "preresnet20", *axes, *exact, *FEW)
-    assert "SkipInit gains set to 1; at their initial 0 every branch is silent" in output
-    assert "expected: the recursion of an infinitely wide network" in output
-    assert [line.split("|")[4].strip() for line in output.splitlines() if line.startswith("| 1.")] == ["1.040", "1.080"]
-
-
-def test_command_json_is_strict(repro: Command) -> None:
-    status, output, _ = repro("signal", "resnet20", *FEW, "norm=none", "alpha=1e+20", "--json")
-    assert status == 0
-
-    def refuse(word: str) -> None:
-        raise AssertionError(word)
-
-    units = json.loads(output, parse_constant=refuse)["units"]
-    assert units[-1]["variance"] is None
-    assert units[0]["expected_variance"] is None
-
-
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".PDF"])
-def test_command_writes_the_figure(repro: Command, tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / "new" / f"figure{suffix}"
-    status, output, _ = repro("signal", "resnet20", *FEW, "--out", str(path))
-    assert status == 0
-    assert output.splitlines()[-1] == str(path)
-    assert path.stat().st_size > 5_000
-    assert [item.name for item in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["preresnett50"], "unknown model 'preresnett50'; did you mean 'preresnet50'?"),
-        (["resnet20", "alfa=1"], "model resnet20: unknown key 'alfa'; did you mean 'alpha'?"),
-        (["resnet20", "alpha"], "'alpha' is not of the form KEY=VALUE"),
-        (["resnet20", "alpha=[1"], "'alpha=[1': '[1' is not a value"),
-        (["resnet20", "se=1", "se.gain=2"], "'se.gain=2': se was given a value before"),
-        (["resnet20", "--seeds", "0"], "--seeds='0': expected how many"),
-        (["resnet20", "--batch", "-1"], "--batch -1: expected a whole number of images from 1 on"),
-        (["resnet20", "--input", "2.5"], "--input 2.5: expected a whole number of pixels from 1 on"),
-        (["resnet20", "--out", "figure.jpg"], "--out figure.jpg: expected a file that ends in .png, .svg, .pdf"),
-        (["resnet20", "--out", "."], "--out .: expected a file that ends in"),
-        (["resnet20", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
-        (["resnet20", "--batch", "1", "--input", "1"], "1 images of 3 × 1 × 1 do not pass (Expected more than 1 value"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_wrong_input_is_one_line(repro: Command, arguments: list[str], message: str) -> None:
-    status, output, error = repro("signal", *arguments)
-    assert (status, output) == (2, "")
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_unwritable_figures_are_refused(repro: Command, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("kept")
-    status, output, error = repro("signal", "resnet20", *FEW, "--out", str(tmp_path / "file" / "figure.png"))
-    assert (status, output) == (2, ""), "before anything is measured"
-    assert "the folder cannot be made" in error
-    (tmp_path / "folder.png").mkdir()
-    status, _, error = repro("signal", "resnet20", *FEW, "--out", str(tmp_path / "folder.png"))
-    assert status == 2
-    assert "that is a folder" in error
-
-
-def test_a_figure_that_fails_late_loses_neither_table_nor_older_figure(
-    repro: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "figure.svg"
-    path.write_text("older")
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("repro.results.os.replace", full)
-    status, output, error = repro("signal", "resnet20", *FEW, "--out", str(path))
-    assert status == 2
-    assert "| 2.1 " in output
-    assert error == f"repro: --out {path}: the figure cannot be written (No space left on device)\n"
-    assert path.read_text() == "older"
-    assert [item.name for item in tmp_path.iterdir() if item.is_file()] == ["figure.svg"]

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BeforeValidator, PositiveInt
 
 from repro.cost.layers import Layer, layer_table
-from repro.models.classic_config import ChainConfig
+from repro.models.chain_config import ChainConfig
 from repro.models.config import ModelConfig
 from repro.models.presets import load_preset
 from repro.typed import Positive, Typed

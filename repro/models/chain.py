@@ -1,6 +1,6 @@
 """A network that is a plain list of layers: LeNet-5, AlexNet, ZFNet, VGG and what a file lists besides.
 
-Knows no data, no recipe and no trainer; `classic_config.py` says what each kind of layer takes.
+Knows no data, no recipe and no trainer; `chain_config.py` says what each kind of layer takes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import InputError
-from repro.models.classic_config import (
+from repro.models.chain_config import (
     ActivationConfig,
     AnyLayer,
     BatchNormConfig,

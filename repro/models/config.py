@@ -11,8 +11,9 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from repro.errors import unknown
-from repro.models.classic_config import ChainConfig, MobilenetConfig, ShufflenetConfig
+from repro.models.chain_config import ChainConfig
 from repro.models.library_config import EfficientnetConfig, LibraryConfig
+from repro.models.mobile_config import MobilenetConfig, ShufflenetConfig
 from repro.models.residual_config import ResidualConfig
 
 Family = ResidualConfig | ChainConfig | MobilenetConfig | ShufflenetConfig | EfficientnetConfig | LibraryConfig

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from repro.models.classic_config import MobilenetConfig
 from repro.models.layers import convolution
+from repro.models.mobile_config import MobilenetConfig
 from repro.models.unit import Named, sequential
 
 _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))

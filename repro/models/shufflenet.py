@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.models.classic_config import ShufflenetConfig
 from repro.models.layers import convolution
+from repro.models.mobile_config import ShufflenetConfig
 from repro.models.mobilenet import initialise
 from repro.models.unit import Named, sequential
 

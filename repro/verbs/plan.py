@@ -57,6 +57,7 @@ def _plan_tree(study: Study, costs: Mapping[str, Cost]) -> dict[str, Any]:
             "params": cost.params,
             "macs": cost.macs,
             "activations": cost.activations,
+            "uncounted": list(cost.uncounted),
             "spread": differences[name],
         }
         for name, cost in costs.items()
@@ -89,6 +90,9 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
         runs = (str(done[name]), str(len(study.seeds) - done[name]))
         table.add_row(name, f"{cost.params:,}", f"{cost.macs / 1e6:,.2f}", f"{cost.activations:,}", *relative, *runs)
     out.print(table)
+    for name, cost in costs.items():
+        if cost.uncounted:
+            out.print(f"{name}: MACs without {', '.join(cost.uncounted)}, which have no counting rule")
     rule = study.ablation.equal_cost
     if rule:
         allowed = [f"{what} ±{value:.0%}" for what, value in (("MACs", rule.macs), ("params", rule.params)) if value]
