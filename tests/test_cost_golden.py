@@ -1,5 +1,8 @@
 """Every published or printed cost that can be recounted: cost tables of the lectures layer by layer, and parameters,
 MACs and activations of whole networks. A figure is compared to the last digit that its source gives.
+
+Sections (§) are those of the registry of published numbers that the figures were taken from: 1 to 11 go by paper, 12 is
+the lectures' tables recounted, 13 their summary, 18 what can be checked without training.
 """
 
 from __future__ import annotations
