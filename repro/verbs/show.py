@@ -45,6 +45,8 @@ def show(name: str, as_json: bool) -> int:
         return 0
     for axis, value in axes.items():
         _print_axis(axis, value)
+    if of_library:
+        print(f"\nThe name is looked up in {axes['source']} when the network is built: repro cost {name}")
     return 0
 
 
