@@ -1,10 +1,10 @@
 """Forward and training-step time of our residual presets over timm's and torchvision's same networks, in one process.
 
-    python benchmarks/models.py [--rounds 15] [--size 96] [--batch 8] [--compile] [--only resnet50,nfnet_f0]
+    python benchmarks/models.py [--rounds 15] [--size 96] [--batch 8] [--compile] [--same] [--only resnet50,nfnet_f0]
 
 Both networks take turns, call by call, and the median of the paired ratios is printed: at most 1.02 is the goal. On a
 GPU it runs in bf16 autocast; on a CPU in float32; channels_last in both. `--compile` adds torch.compile's rows, which
-take minutes to compile on a CPU.
+take minutes to compile on a CPU; `--same` measures the noise, a library's network against itself.
 """
 
 from __future__ import annotations
@@ -88,33 +88,48 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def compare(mine: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float, float]:
-    """Return both medians in milliseconds and the median of the paired ratios; who goes first changes every round."""
+def paired(mine: Callable[[], object], theirs: Callable[[], object], rounds: int) -> list[tuple[float, float]]:
+    """Time both in turns, in milliseconds; who goes first changes every round."""
     for call in (mine, theirs) * 3:
         seconds(call)
     pairs = []
     for number in range(rounds):
         first, second = (mine, theirs) if number % 2 else (theirs, mine)
         times = {first: seconds(first), second: seconds(second)}
-        pairs.append((times[mine], times[theirs]))
-    ours, other = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-    return ours, other, statistics.median(a / b for a, b in pairs)
+        pairs.append((times[mine] * 1e3, times[theirs] * 1e3))
+    return pairs
 
 
-def rows(names: list[str], size: int, batch: int, rounds: int, compiled: bool) -> Iterator[str]:
-    """Measure one line after the other."""
+def library_network(name: str) -> nn.Module:
+    """Build the library's network of the same name."""
+    source, twin = TWINS[name]
+    return torchvision.models.get_model(twin) if source == "torchvision" else timm.create_model(twin)
+
+
+def rows(names: list[str], size: int, batch: int, rounds: int, compiled: bool, same: bool) -> Iterator[str]:
+    """Measure one line after the other.
+
+    Each pair is built twice, once in either order: where a network lies in memory is worth some per cent.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     for name in names:
-        source, twin = TWINS[name]
-        library = torchvision.models.get_model if source == "torchvision" else timm.create_model
-        mine = case(build(load_preset(name, **AXES.get(name, {})), 3, 1000), images, compiled)
-        theirs = case(library(twin), images, compiled)
-        for what in ("forward", "step"):
-            ours, other, ratio = compare(getattr(mine, what), getattr(theirs, what), rounds)
-            mode = "compiled" if compiled else "eager"
-            label = f"{source}/{twin}"
-            yield f"| {name} | {label} | {mode} {what} | {ours:.1f} | {other:.1f} | {ratio:.3f} |"
+        builders = {
+            "mine": partial(library_network, name)
+            if same
+            else lambda name=name: build(load_preset(name, **AXES.get(name, {})), 3, 1000),
+            "theirs": partial(library_network, name),
+        }
+        found: dict[str, list[tuple[float, float]]] = {"forward": [], "step": []}
+        for order in (("mine", "theirs"), ("theirs", "mine")):
+            cases = {who: case(builders[who](), images, compiled) for who in order}
+            for what, pairs in found.items():
+                pairs += paired(getattr(cases["mine"], what), getattr(cases["theirs"], what), rounds)
+        for what, pairs in found.items():
+            ours, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+            ratio = statistics.median(a / b for a, b in pairs)
+            label = f"{'/'.join(TWINS[name])} | {'compiled' if compiled else 'eager'} {what}"
+            yield f"| {name} | {label} | {ours:.1f} | {other:.1f} | {ratio:.3f} |"
 
 
 def main() -> None:
@@ -124,12 +139,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--same", action="store_true", help="the library's network against itself: the noise")
     parser.add_argument("--only", default=",".join(TWINS))
     options = parser.parse_args()
     torch.manual_seed(0)
     print("| ours | theirs | what | ours ms | theirs ms | ratio |\n| --- | --- | --- | ---: | ---: | ---: |")
     for compiled in (False, True) if options.compile else (False,):
-        for row in rows(options.only.split(","), options.size, options.batch, options.rounds, compiled):
+        for row in rows(options.only.split(","), options.size, options.batch, options.rounds, compiled, options.same):
             print(row, flush=True)
 
 
