@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from repro.cost.capture import Capture
 
-COUNTER_VERSION = 4
+COUNTER_VERSION = 5
 """Raised whenever a count or a network changes, so that older cached prices are not read."""
 
 
