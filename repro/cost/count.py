@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from repro.cost.capture import Capture
 
-COUNTER_VERSION = 5
+COUNTER_VERSION = 6
 """Raised whenever a count or a network changes, so that older cached prices are not read."""
 
 

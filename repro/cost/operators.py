@@ -73,11 +73,11 @@ _KINDS: dict[Kind, str] = {
     "_fused_rms_norm local_response_norm",
     "elementwise": "_softmax _safe_softmax _log_softmax hardswish hardtanh hardsigmoid glu _prelu_kernel sum var "
     "var_mean std std_mean linalg_vector_norm cumsum argmax argmin prod upsample_nearest2d upsample_bilinear2d "
-    "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler_2d avg_pool3d col2im",
+    "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler_2d col2im",
     "free": "clone copy _to_copy cat stack constant_pad_nd reflection_pad2d replication_pad2d index index_select "
     "gather roll flip repeat repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
-    "im2col split_with_sizes_copy _unsafe_view alias lift_fresh detach as_strided arange fill zero scalar_tensor tril "
-    "triu",
+    "im2col split_with_sizes_copy unsafe_split _unsafe_view alias lift_fresh detach as_strided arange fill zero "
+    "scalar_tensor tril triu",
 }
 _KIND_OF: dict[str, Kind] = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
@@ -90,7 +90,20 @@ REDUCING = ("mean", "amax", "max")
 """Reductions that are a global pooling where they leave images and channels."""
 
 _REDUCTIONS = frozenset(
-    (*REDUCING, "sum", "prod", "var", "var_mean", "std", "std_mean", "linalg_vector_norm", "argmax", "argmin", "cumsum")
+    (
+        *REDUCING,
+        "sum",
+        "prod",
+        "var",
+        "var_mean",
+        "std",
+        "std_mean",
+        "linalg_vector_norm",
+        "argmax",
+        "argmin",
+        "cumsum",
+        "col2im",
+    )
 )
 
 
