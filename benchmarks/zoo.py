@@ -16,7 +16,8 @@ import tempfile
 import time
 
 from repro.console import console
-from repro.cost.count import price_presets
+from repro.cost.count import own_price
+from repro.models.presets import load_preset
 from repro.paths import options
 
 MAC_OS = sys.platform == "darwin"
@@ -28,7 +29,7 @@ def measure() -> None:
     start = time.perf_counter()
     for name in options("model"):
         before = time.perf_counter()
-        price_presets([name])
+        own_price(load_preset(name))
         seconds[name] = time.perf_counter() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if MAC_OS else 1024)
     print(

@@ -23,11 +23,11 @@ from repro.cost.budget import (
     equal_cost_widths,
     exact_width,
     own_width,
-    reference_price,
     spread,
     width_step,
     with_groups,
 )
+from repro.cost.count import own_price
 from repro.errors import InputError
 from repro.models.presets import load_preset
 from repro.models.residual_config import ResidualConfig
@@ -104,7 +104,7 @@ def pair(name: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("row", NETWORKS)
 def test_whole_networks(row: str) -> None:
-    costs = [reference_price(with_groups(resnet(name), *pair(row))) for name in ("resnet50", "resnet101")]
+    costs = [own_price(with_groups(resnet(name), *pair(row))) for name in ("resnet50", "resnet101")]
     assert (
         tuple(text for cost in costs for text in (f"{cost.macs / 1e9:.3f}", f"{cost.params / 1e6:.2f}"))
         == (NETWORKS[row])
@@ -115,11 +115,11 @@ def test_whole_networks(row: str) -> None:
 @pytest.mark.parametrize("of", ["macs", "params"])
 def test_the_papers_widths_are_found_or_bettered(name: str, of: budget.Quantity) -> None:
     config = resnet(name)
-    total = getattr(reference_price(config), of)
+    total = getattr(own_price(config), of)
     rows = equal_cost_widths(config, [pair(row)[0] for row in PAPERS], of)
     assert [f"{row.groups}x{row.block}d" for row in rows] == list(PAPERS)
     for row, printed in zip(rows, PAPERS, strict=True):
-        published = getattr(reference_price(with_groups(config, *pair(printed))), of) / total - 1
+        published = getattr(own_price(with_groups(config, *pair(printed))), of) / total - 1
         assert abs(getattr(row, of)) <= abs(published)
     assert abs(rows[0].macs) == abs(rows[0].params) == 0
 
@@ -163,10 +163,10 @@ def test_no_neighbour_is_nearer_and_cost_grows_with_width(
 ) -> None:
     se = {"reduction": 4, "position": "3x3"} if squeezed else {}
     config = resnet(widths=widths, order=order, se=se, **TINY)
-    total, step = getattr(reference_price(config), of), width_step(config)
+    total, step = getattr(own_price(config), of), width_step(config)
     (row,) = equal_cost_widths(config, [groups], of)
     tried = [width for width in (row.width - step, row.width, row.width + step) if width > 0]
-    costs = [getattr(reference_price(with_groups(config, groups, width)), of) for width in tried]
+    costs = [getattr(own_price(with_groups(config, groups, width)), of) for width in tried]
     assert costs == sorted(set(costs))
     assert abs(getattr(row.cost, of) - total) == min(abs(cost - total) for cost in costs)
     assert getattr(row, of) == pytest.approx(getattr(row.cost, of) / total - 1)
@@ -190,8 +190,8 @@ def test_widths_are_whole_numbers_in_every_stage(widths: tuple[int, ...], step: 
 
 def test_few_networks_are_priced(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = budget.cached_price
-    monkeypatch.setattr(budget, "cached_price", lambda *args: asked.append(args) or real(*args))
+    real = budget.own_price
+    monkeypatch.setattr(budget, "own_price", lambda *args: asked.append(args) or real(*args))
     equal_cost_widths(resnet(), [1, 2, 4, 8, 16, 32])
     assert len(asked) <= 1 + 6 * 3
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.cost.count import price_presets
+from repro.cost.count import own_price
+from repro.models.presets import load_preset
 from repro.report import cost_table
 from repro.report.sheet import Sheet, to_csv, to_latex, to_markdown
 from repro.results import Cost, Result
@@ -149,9 +150,10 @@ def test_a_mistake_is_one_line(repro: Command, words: list[str], message: str) -
 
 
 def test_prices_of_presets_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = price_presets(["lenet5", "resnet20"])
+    presets = [load_preset(name) for name in ("lenet5", "resnet20")]
+    first = [own_price(preset) for preset in presets]
     monkeypatch.setattr("repro.cost.count.price", lambda *_: pytest.fail("counted again"))
-    assert price_presets(["lenet5", "resnet20"]) == first
+    assert [own_price(preset) for preset in presets] == first
 
 
 def test_a_record_of_before_has_a_cost_without_the_new_counts() -> None:

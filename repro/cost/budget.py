@@ -12,7 +12,7 @@ from functools import cache
 from math import gcd, lcm, sqrt
 from typing import Literal
 
-from repro.cost.count import cached_price
+from repro.cost.count import own_price
 from repro.errors import InputError
 from repro.models.config import Family
 from repro.models.residual_config import ResidualConfig
@@ -66,13 +66,8 @@ def equal_cost_widths(
     """
     reference = checked(config)
     _check_groups(reference, groups)
-    total = reference_price(reference, size)
+    total = own_price(reference, size)
     return tuple(_solved(reference, count, total, of, size) for count in groups)
-
-
-def reference_price(config: Family, size: int | None = None) -> Cost:
-    """Price a network at `size` pixels, or at its native input. Raises InputError as `price` does."""
-    return cached_price(config, size or config.native.size, config.native.channels, config.native.classes)
 
 
 def spread(rows: Sequence[EqualCost], of: Quantity) -> float:
@@ -170,7 +165,7 @@ def _reference_block(config: ResidualConfig) -> float:
 def _solved(config: ResidualConfig, groups: int, total: Cost, of: Quantity, size: int | None) -> EqualCost:
     @cache
     def price(width: int) -> Cost:
-        return reference_price(with_groups(config, groups, width), size)
+        return own_price(with_groups(config, groups, width), size)
 
     step, exact = width_step(config), exact_width(config, groups)
     block = _nearest(lambda width: block_cost(config, groups, width), _reference_block(config), exact, step)

@@ -8,7 +8,6 @@ besides. torch is imported only when something is really counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from repro.models.config import ModelConfig
-from repro.models.presets import load_preset
-from repro.paths import cache_dir, options
+from repro.paths import cache_dir
 from repro.results import Cost, write_atomic
 from repro.typed import digest
 
@@ -64,15 +62,6 @@ def _cost(found: Capture, shape: tuple[int, int, int]) -> Cost:
     )
 
 
-def price_presets(names: Iterable[str] | None = None) -> dict[str, Cost]:
-    """Price presets, all where none are named, at the input each was published with; from the cache where it can."""
-    presets = {name: load_preset(name) for name in (options("model") if names is None else names)}
-    return {
-        name: cached_price(preset, preset.native.size, preset.native.channels, preset.native.classes)
-        for name, preset in presets.items()
-    }
-
-
 def known_price(config: ModelConfig, size: int, channels: int, classes: int) -> Cost | None:
     """Return the cached price, or None where this model was not priced before. Never imports torch."""
     try:
@@ -90,6 +79,15 @@ def cached_price(config: ModelConfig, size: int, channels: int, classes: int) ->
     with suppress(OSError):  # a cache that cannot be written costs time, not the result
         write_atomic(_cache_file(config, size, channels, classes), cost.model_dump_json() + "\n")
     return cost
+
+
+def own_price(config: ModelConfig, size: int | None = None) -> Cost:
+    """Price a network at `size` pixels, or at the input it was published with; from the cache where it can.
+
+    Raises InputError as `price` does.
+    """
+    native = config.native
+    return cached_price(config, size or native.size, native.channels, native.classes)
 
 
 def _cache_file(config: ModelConfig, size: int, channels: int, classes: int) -> Path:

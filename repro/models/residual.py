@@ -122,7 +122,7 @@ def _stages(config: ResidualConfig) -> list[nn.Sequential]:
         for index in range(depth):
             stride = 1 if index else (2 if stage else config.first_stride)
             before += 1
-            drop = config.stochastic_depth * before / config.branches
+            drop = config.stochastic_depth * before / config.units
             first = stage == index == 0
             unit = ResidualUnit(config, stage, inputs, stride, first=first, drop=drop, variance=variance)
             variance = (1.0 if unit.projects else variance) + config.alpha**2

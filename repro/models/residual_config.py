@@ -188,6 +188,6 @@ class ResidualConfig(Preset):
         return self.groups
 
     @property
-    def branches(self) -> int:
+    def units(self) -> int:
         """Number of units."""
         return sum(self.depths)

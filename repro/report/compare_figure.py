@@ -30,6 +30,7 @@ Axis = Literal["macs", "params", "activations"]
 WIDTH, HEIGHT = 10.0, 7.0  # inches
 LARGEST = 1500.0  # area of the largest marker, in square points
 FONT = 8.0  # points, of names
+TOUCHING, REFUSED = 1e-6, 1e6  # square pixels that two names may share, and what more costs
 LINE_FROM = 0.6  # heights of a name between it and its marker from which a line joins them
 CAPTION = 108  # characters of a line below the figure
 AWAY = 24  # distances at which a name is tried, each a third of a line further out
@@ -241,9 +242,12 @@ def place_names(
     for _ in range(3):
         for index, (boxes, away) in enumerate(tries):
             others = np.delete(chosen, index, axis=0)
-            clash = 20 * _overlap(boxes, others[~np.isnan(others[:, 0])]) + 3 * _overlap(boxes, discs)
-            outside = (sizes[index][0] * sizes[index][1]) - _overlap(boxes, np.array([bounds]))
-            best = int(np.argmin(clash + 40 * outside + 1.5 * sizes[index][1] * away))
+            width, height = sizes[index]
+            bad = (
+                _overlap(boxes, others[~np.isnan(others[:, 0])]) + width * height - _overlap(boxes, np.array([bounds]))
+            )
+            refused = np.where(bad > TOUCHING, REFUSED * (1 + bad), 0.0)  # whatever else speaks for the place
+            best = int(np.argmin(refused + 3 * _overlap(boxes, discs) + 1.5 * height * away))
             chosen[index], distances[index] = boxes[best], away[best]
     unclear = (distances > LINE_FROM * np.array(sizes)[:, 1]) | (
         _nearest(chosen, np.array(points)) != np.arange(len(points))

@@ -17,10 +17,10 @@ from repro.cost.budget import (
     equal_cost_widths,
     named,
     own_width,
-    reference_price,
     spread,
     width_step,
 )
+from repro.cost.count import own_price
 from repro.errors import InputError
 from repro.models.presets import load_preset
 from repro.models.residual_config import ResidualConfig
@@ -58,7 +58,7 @@ def budget(name: str, words: Sequence[str], of: Quantity, size: int | None, form
     axes, groups = _parse(words)
     config = checked(load_preset(name, **axes))
     rows = equal_cost_widths(config, groups, of, size)
-    total = reference_price(config, size)
+    total = own_price(config, size)
     if form == "json":
         print(json.dumps(_tree(config, rows, total, of), indent=2))
     elif form == "yaml":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from repro.models.presets import load_preset
 from repro.models.residual_config import ResidualConfig
 from repro.models.signal_theory import Expected, broken_assumptions, expected, missing_reason
 from repro.report.format import DASH
+from repro.report.sheet import to_csv
 from repro.report.signal_figure import Point, draw_signal
 from repro.request import parse_seeds
 from repro.verbs.inputs import FIGURES, axes_of, figure_path, pixels, whole
@@ -173,9 +173,7 @@ def _number(value: float | None, like: float | None = None) -> str:
 
 
 def _print_csv(title: str, found: Signal, points: Sequence[Point], notes: Sequence[str]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Point))
-    writer.writerows(asdict(point).values() for point in points)
+    print(to_csv([asdict(point) for point in points]), end="")
     for note in notes:
         print(note, file=sys.stderr)
 
