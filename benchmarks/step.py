@@ -39,7 +39,7 @@ def bare(config: RunConfig) -> float:
         config.data, batch_size=recipe.batch_size, seed=config.seed, device=torch.device("cpu"), channels_last=True
     )
     optimizer = torch.optim.SGD(
-        net.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
+        net.parameters(), lr=recipe.lr, momentum=recipe.optimizer.momentum, nesterov=recipe.optimizer.nesterov,
         weight_decay=recipe.weight_decay, foreach=True,
     )  # fmt: skip
     schedule = build_schedule(recipe, len(splits.train))

@@ -57,9 +57,9 @@ class Classifier(L.LightningModule):
         recipe = self.recipe
         return torch.optim.SGD(
             self.parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
+            lr=recipe.peak_lr,
+            momentum=recipe.optimizer.momentum,
+            nesterov=recipe.optimizer.nesterov,
             weight_decay=recipe.weight_decay,
             foreach=True,
         )

@@ -7,114 +7,80 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from repro.duration import Duration
-from repro.errors import InputError
+from repro.data.config import AugmentConfig, DataConfig, EvaluationConfig
 from repro.models.config import ModelConfig
+from repro.optim.config import (
+    BatchNormConfig,
+    ClipConfig,
+    DurationText,
+    EmaConfig,
+    OptimizerConfig,
+    ParameterKind,
+    ScheduleConfig,
+)
 from repro.typed import Fraction, NonNegative, Positive, Typed, digest
 
 
-def _duration(text: object) -> str:
-    try:
-        return str(Duration.parse(str(text)))
-    except InputError as error:
-        raise ValueError(str(error)) from None
+class Expected(Typed):
+    """A published result of a recipe. One that is not `verified` is shown, but nothing is judged by it."""
+
+    model: str
+    top1_error: float
+    protocol: str
+    source: str
+    verified: bool = True
 
 
-DurationText = Annotated[str, BeforeValidator(_duration)]
+class About(Typed):
+    """Where a recipe comes from: paper and section, data, published hardware and numbers, and what is not as there."""
 
-
-class AugmentConfig(Typed):
-    """Augmentation by the batch on tensors: zero padding before a random crop, and a horizontal flip."""
-
-    pad: Annotated[int, Field(ge=0)] = 0
-    flip: bool = False
-
-
-class DigitsConfig(Typed):
-    """scikit-learn's handwritten digits: 1,797 real 8x8 images, upsampled to `size`."""
-
-    name: Literal["digits"] = "digits"
-    size: Annotated[int, Field(ge=8)]
-    channels: Literal[1] = 1
-    classes: Literal[10] = 10
-    val: PositiveInt
-    test: PositiveInt
-    augment: AugmentConfig = AugmentConfig()
-
-
-class ShapesConfig(Typed):
-    """The generated set: 5 shapes x 2 textures."""
-
-    name: Literal["shapes"] = "shapes"
-    size: Annotated[int, Field(ge=12)]
-    channels: Literal[3] = 3
-    classes: Literal[10] = 10
-    train: PositiveInt
-    val: PositiveInt
-    test: PositiveInt
-    seed: Annotated[int, Field(ge=0)] = 0
-    augment: AugmentConfig = AugmentConfig()
-
-
-class CifarConfig(Typed):
-    """CIFAR-10 or CIFAR-100 from torchvision's files under `root`; `val` images of train are held out."""
-
-    name: Literal["cifar10", "cifar100"]
-    root: str
-    size: Literal[32] = 32
-    channels: Literal[3] = 3
-    classes: PositiveInt
-    val: PositiveInt
-    augment: AugmentConfig = AugmentConfig()
-
-
-class ImagenetConfig(Typed):
-    """A folder tree `root/{train,val}/CLASS/*`: its val folder is the test split, `val` images of train held out."""
-
-    name: Literal["imagenet"] = "imagenet"
-    root: str
-    size: PositiveInt
-    channels: Literal[3] = 3
-    classes: PositiveInt
-    val: PositiveInt
-    train_crop: Literal["scale_jitter", "random_resized"]
-    test_resize: PositiveInt
-    test_crop: PositiveInt
-    workers: Annotated[int, Field(ge=0)] = 8
-
-
-DataConfig = Annotated[DigitsConfig | ShapesConfig | CifarConfig | ImagenetConfig, Field(discriminator="name")]
-
-
-class ScheduleConfig(Typed):
-    """The learning rate as a closed form of the step; see `optim/schedules.py`."""
-
-    name: Literal["constant", "step", "cosine"]
-    warmup: DurationText = "0%"
-    warmup_shape: Literal["linear", "constant"] = "linear"
-    warmup_factor: Fraction = 0.0
-    milestones: tuple[DurationText, ...] = ()
-    gamma: Fraction = 0.1
-    final_factor: Fraction = 0.0
+    paper: str
+    section: str
+    data: str
+    images: PositiveInt
+    """Training images of an epoch; with it `repro show` turns durations into steps."""
+    model: str
+    """The preset that the recipe is best known for."""
+    hardware: str
+    expected: tuple[Expected, ...] = ()
+    deviations: tuple[str, ...] = ()
 
 
 class RecipeConfig(Typed):
-    """How a run is trained. `batch_size` is the global batch, whatever the number of devices."""
+    """How a run is trained. `batch_size` is the global batch, whatever the number of devices.
+
+    `lr` is for a batch of `lr_batch` and grows linearly with the global batch (Goyal et al., arXiv:1706.02677); where
+    `lr_batch` is null it is used as it is. `no_decay`: kinds of parameters without weight decay. `bce_threshold`: with
+    `loss: bce`, targets above it count as 1 and the others as 0 (null: as they are).
+    """
 
     name: str
+    about: About | None = None
     duration: DurationText
     batch_size: PositiveInt
-    optimizer: Literal["sgd"] = "sgd"
     lr: Positive
-    momentum: Fraction
-    nesterov: bool
+    lr_batch: PositiveInt | None = None
+    optimizer: OptimizerConfig
     weight_decay: NonNegative
+    no_decay: tuple[ParameterKind, ...] = ()
+    schedule: ScheduleConfig
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    bce_threshold: Fraction | None = None
     label_smoothing: Fraction = 0.0
     auxiliary_weight: NonNegative = 0.3
     """Of the loss of each auxiliary classifier, where a network has any (Szegedy et al., arXiv:1409.4842, §5)."""
-    schedule: ScheduleConfig
+    ema: EmaConfig = EmaConfig()
+    clip: ClipConfig = ClipConfig()
+    batch_norm: BatchNormConfig = BatchNormConfig()
+    augment: AugmentConfig = AugmentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate that the schedule's factor multiplies."""
+        return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
 
 
 class TrainerConfig(Typed):
@@ -128,6 +94,10 @@ class TrainerConfig(Typed):
     threads: PositiveInt = 1
     channels_last: bool = True
     compile: bool = False
+    fused: bool = False
+    """One fused kernel for the optimiser's update, where the optimiser has one."""
+    micro_batch: PositiveInt | None = None
+    """Most images on a device at once; a larger share of the batch is accumulated. Changes batch statistics."""
     deterministic: bool = True
 
     @model_validator(mode="after")
@@ -160,10 +130,11 @@ NEUTRAL: dict[str, Any] = {
     "labels": True,
     "dir": True,
     "logger": True,
-    "data": {"root", "workers"},
+    "recipe": {"about"},
+    "data": {"root", "workers", "download"},
     "trainer": {"devices", "nodes", "strategy"},
 }
-"""Fields that do not change what is trained: published numbers, paths, devices, loader workers, loggers and labels."""
+"""Fields that do not change what is trained: published facts, paths, devices, loader workers, loggers and labels."""
 
 
 class RunConfig(Typed):
@@ -186,7 +157,19 @@ class RunConfig(Typed):
                 f"recipe.batch_size={self.recipe.batch_size} is the global batch and does not divide over "
                 f"{world} devices"
             )
+        share = self.recipe.batch_size // world
+        if share % self.accumulation:
+            raise ValueError(
+                f"trainer.micro_batch={self.trainer.micro_batch} splits a device's share of {share} images into "
+                f"{self.accumulation} unequal parts; choose a divisor of it"
+            )
         return self
+
+    @property
+    def accumulation(self) -> int:
+        """Parts that a device's share of the global batch is trained in."""
+        share = self.recipe.batch_size // (self.trainer.devices * self.trainer.nodes)
+        return 1 if self.trainer.micro_batch is None else -(-share // self.trainer.micro_batch)
 
     @property
     def id(self) -> str:

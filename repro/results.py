@@ -83,6 +83,9 @@ class Data(_Record):
     train: int
     val: int
     test: int
+    train_transform: str = ""
+    test_transform: str = ""
+    """What happened to the images of train and of the held-out splits, in words."""
 
 
 class Failure(_Record):

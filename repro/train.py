@@ -24,6 +24,7 @@ import torch
 
 from repro import environment, folder
 from repro.callbacks import Clock, EpochRecord
+from repro.checkpoint import save_weights
 from repro.classifier import Classifier
 from repro.config import RunConfig
 from repro.cost.count import cached_price
@@ -51,12 +52,15 @@ class RunData(L.LightningDataModule):
         trainer: Any = self.trainer
         self.splits = load(
             self.config.data,
+            self.config.recipe.augment,
+            self.config.recipe.evaluation,
             batch_size=self.config.recipe.batch_size,
             seed=self.config.seed,
             device=trainer.strategy.root_device,
             channels_last=self.config.trainer.channels_last,
             rank=trainer.global_rank,
             world=trainer.world_size,
+            accumulate=self.config.accumulation,
         )
         model: Any = trainer.lightning_module
         model.schedule = build_schedule(self.config.recipe, len(self.splits.train))
@@ -132,7 +136,7 @@ def _run(config: RunConfig, directory: Path, started: str) -> Result:
     finally:
         close_loggers(pieces.trainer.loggers)
     if pieces.trainer.is_global_zero:
-        _save_weights(pieces.module, directory)
+        save_weights(directory, pieces.module.net.state_dict(), None)
     return _result(config, pieces, cost, started, setup, time.perf_counter() - begin)
 
 
@@ -212,7 +216,13 @@ def _result(config: RunConfig, pieces: _Pieces, cost: Cost, started: str, setup:
             steps=pieces.trainer.global_step,
             shared=bool(os.environ.get(SHARED)),
         ),
-        data=Data(name=config.data.name, fingerprint=splits.fingerprint, **splits.sizes),
+        data=Data(
+            name=config.data.name,
+            fingerprint=splits.fingerprint,
+            train_transform=splits.train_transform,
+            test_transform=splits.test_transform,
+            **splits.sizes,
+        ),
         environment=environment.describe(gpu),
         failure=Failure(kind="nan", message=record.diverged) if record.diverged else None,
     )
@@ -223,13 +233,6 @@ def _failure(error: Exception) -> Failure:
     lines = [line for line in "".join(traceback.format_exception(error)).splitlines() if line.strip()]
     first = (str(error).splitlines() or [""])[0]
     return Failure(kind=kind, message=f"{type(error).__name__}: {first}", log=tuple(lines[-8:]))
-
-
-def _save_weights(module: Classifier, directory: Path) -> None:
-    """Write the network's last weights, atomically."""
-    temporary = directory / f".{folder.WEIGHTS}"
-    torch.save({name: value.cpu() for name, value in module.net.state_dict().items()}, temporary)
-    temporary.replace(directory / folder.WEIGHTS)
 
 
 def _is_first_rank() -> bool:

@@ -186,7 +186,7 @@ def test_repro_train_is_a_hydra_app(arguments: list[str], words: list[str], tmp_
         (["recipe.lrr=1"], "recipe has no 'lrr'; did you mean 'lr'?"),
         (["trainer.devices=2"], "need trainer.strategy=ddp"),
         (["data=cifar10", "data.root=/nowhere"], "/nowhere"),
-        (["data.augment.flip=true"], "flip"),
+        (["data.mirror=true"], "mirror"),
         (["trainer=ddp", "trainer.devices=64"], "but PyTorch finds"),
         (["recipe.batch_size=100000"], "100000"),
         (["-m", "seed=-1,-2"], "seed is -1"),

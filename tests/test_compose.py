@@ -36,7 +36,7 @@ def test_composing_once_leaves_nothing_behind() -> None:
         ("model.depths.x=2", "model.depths is a value and has no key 'x'"),
         ("+model.extra=2", "unknown key 'model.extra'"),
         ("+data.sizee=2", "unknown key 'data.sizee'; did you mean 'size'?"),
-        ("+data.train=2", "unknown key 'data.train'; valid: augment, channels, classes, name, size, test, val"),
+        ("+data.train=2", "unknown key 'data.train'; valid: channels, classes, mirror, name, size, test, val"),
         ("data.size=4", "data.size is 4: input should be greater than or equal to 8"),
         ("~recipe.lr", "recipe.lr is missing"),
         ("recipe.lr=${nothing}", "'nothing' not found"),

@@ -31,7 +31,7 @@ def test_neutral_fields_do_not_change_the_id(override: str) -> None:
     "override",
     [
         "seed=1", "recipe.lr=0.2", "recipe.batch_size=64", "recipe.duration=14ep", "model.order=pre", "data.size=16",
-        "trainer.precision=bf16-mixed", "model.zero_init=true", "data.augment.pad=2", "recipe.schedule.warmup=3ep",
+        "trainer.precision=bf16-mixed", "model.zero_init=true", "recipe.augment.pad=0.25", "recipe.schedule.warmup=3ep",
         "trainer.threads=2",
     ],
 )  # fmt: skip
@@ -67,10 +67,10 @@ def test_a_scales_recipe_wins_over_the_base_and_a_row_over_the_scale(mine: Path)
         'set: ["model.widths=[4,8,8]"]', 'set: ["model.widths=[4,8,8]", recipe.lr=0.3]'
     )  # fmt: skip
     mine.write_text(text)
-    study = plan(ablation.load(str(mine)), "laptop", [0], ["recipe.momentum=0.8"])
+    study = plan(ablation.load(str(mine)), "laptop", [0], ["recipe.optimizer.momentum=0.8"])
     assert study.configs["narrow"].recipe.name == "laptop"
     assert (study.configs["narrow"].recipe.lr, study.configs["wide"].recipe.lr) == (0.1, 0.3)
-    assert study.configs["wide"].recipe.momentum == 0.8
+    assert study.configs["wide"].recipe.optimizer.momentum == 0.8
 
 
 def test_an_override_of_what_the_rows_differ_in_is_refused(mine: Path) -> None:

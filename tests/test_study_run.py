@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from repro import ablation, folder
+from repro.checkpoint import load_weights
 from repro.results import read_result
 from repro.study import Study, plan
 from tests.conftest import MINE, Outcome
@@ -32,7 +33,7 @@ def files(planned: Study, name: str) -> dict[str, bytes]:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return torch.load(directory / folder.WEIGHTS, weights_only=True)
+    return load_weights(directory)
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

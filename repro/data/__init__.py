@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from repro.config import CifarConfig, DataConfig, DigitsConfig, ImagenetConfig, ShapesConfig
+from repro.data.config import (
+    AugmentConfig,
+    CifarConfig,
+    DataConfig,
+    DigitsConfig,
+    EvaluationConfig,
+    ImagenetConfig,
+    ShapesConfig,
+)
 from repro.data.splits import Delivery, EpochSampler, Loader, Splits, TrainLoader
 
 if TYPE_CHECKING:
@@ -20,6 +28,8 @@ __all__ = ["Delivery", "EpochSampler", "Loader", "Splits", "TrainLoader", "load"
 
 def load(
     config: DataConfig,
+    augment: AugmentConfig,
+    evaluation: EvaluationConfig,
     *,
     batch_size: int,
     seed: int,
@@ -27,21 +37,22 @@ def load(
     channels_last: bool,
     rank: int = 0,
     world: int = 1,
+    accumulate: int = 1,
 ) -> Splits:
-    """Make the loaders of one rank of a run.
+    """Make the loaders of one rank: training images changed as `augment` says, the others cut as `evaluation` says.
 
-    `batch_size` counts images over all `world` ranks; order and augmentation are functions of `seed` and the epoch that
-    is set on `train.sampler`, the same for any number of ranks. Nothing is downloaded. Raises InputError when the data
-    are missing or damaged, or do not fill one batch.
+    `batch_size` counts images over all `world` ranks; a rank's share of it comes in `accumulate` batches. Order and
+    augmentation are functions of `seed` and of the epoch that is set on `train.sampler`, the same for any number of
+    ranks. Nothing is downloaded. Raises InputError when the data are missing or damaged, or do not fill one batch.
     """
-    delivery = Delivery(batch_size, seed, device, channels_last, rank, world)
+    delivery = Delivery(batch_size, seed, device, channels_last, rank, world, accumulate)
     if isinstance(config, ImagenetConfig):
         from repro.data.imagenet import folder_splits
 
-        return folder_splits(config, delivery)
+        return folder_splits(config, augment, evaluation, delivery)
     from repro.data.tensors import resident_splits
 
-    return resident_splits(_arrays(config), config.augment, config.classes, delivery)
+    return resident_splits(_arrays(config), config, augment, evaluation, delivery)
 
 
 def prepare(config: DataConfig) -> None:

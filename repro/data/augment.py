@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from repro.config import AugmentConfig
 from repro.data.order import cpu_generator
 
 
@@ -32,11 +31,11 @@ class Draws:
         return Draws(self.rows.to(device), self.columns.to(device), self.flips.to(device))
 
 
-def draw_epoch(config: AugmentConfig, count: int, seed: int, epoch: int) -> Draws:
+def draw_epoch(pad: int, flip: bool, count: int, seed: int, epoch: int) -> Draws:
     """Draw for `count` images, as a function of (seed, epoch, position); crops are the same with and without flips."""
-    crops = torch.randint(0, 2 * config.pad + 1, (2, count), generator=cpu_generator("crop", seed, epoch))
+    crops = torch.randint(0, 2 * pad + 1, (2, count), generator=cpu_generator("crop", seed, epoch))
     flips = torch.randint(0, 2, (count,), generator=cpu_generator("flip", seed, epoch)).bool()
-    return Draws(crops[0], crops[1], flips if config.flip else torch.zeros(count, dtype=torch.bool))
+    return Draws(crops[0], crops[1], flips if flip else torch.zeros(count, dtype=torch.bool))
 
 
 class CropFlip:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.config import CifarConfig
 from repro.data.arrays import ArraySplits, LabelledImages, hold_out
+from repro.data.config import CifarConfig
 from repro.errors import InputError
 
 CLASSES = {"cifar10": 10, "cifar100": 100}

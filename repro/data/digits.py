@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.config import DigitsConfig
 from repro.data.arrays import ArraySplits, LabelledImages, hold_out
+from repro.data.config import DigitsConfig
 from repro.errors import InputError
 
 NATIVE = 8
@@ -15,12 +15,10 @@ TRAIN_MINIMUM = 10  # training images of each class
 
 
 def load_arrays(config: DigitsConfig) -> ArraySplits:
-    """Return the splits at `config.size`, fixed and stratified. Raises InputError for a flip or too few train images.
+    """Return the splits at `config.size`, fixed and stratified. Raises InputError for too few train images.
 
     The test images depend on `config.test` alone, so that another `config.val` leaves them as they are.
     """
-    if config.augment.flip:
-        raise InputError("data.augment.flip=true does not go with data=digits: a mirrored digit is another character")
     digits = _read()
     if config.val + config.test >= len(digits):
         raise _too_few(config, len(digits), 0)

@@ -6,12 +6,13 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.config import ImagenetConfig
 from repro.data.arrays import FINGERPRINT_LENGTH, hold_out
+from repro.data.config import AugmentConfig, EvaluationConfig, ImagenetConfig
 from repro.data.folder import FolderEvaluationLoader, FolderLoader, ImageFiles, evaluation_transform, train_transform
 from repro.data.splits import Delivery, Splits
 from repro.errors import InputError
@@ -27,14 +28,17 @@ class FolderSplits:
     fingerprint: str
 
 
-def folder_splits(config: ImagenetConfig, delivery: Delivery) -> Splits:
+def folder_splits(
+    config: ImagenetConfig, augment: AugmentConfig, evaluation: EvaluationConfig, delivery: Delivery
+) -> Splits:
     """Make the loaders of one rank. Raises InputError when the tree is not as expected."""
     files = find_files(config)
-    evaluation = evaluation_transform(config.test_resize, config.test_crop)
+    cut = evaluation_transform(evaluation.resize(config.size), evaluation.crop(config.size))
+    crop: Any = augment.crop
     return Splits(
-        train=FolderLoader(files.train, train_transform(config.train_crop, config.size), config.workers, delivery),
-        val=FolderEvaluationLoader(files.val, evaluation, config.workers, delivery),
-        test=FolderEvaluationLoader(files.test, evaluation, config.workers, delivery),
+        train=FolderLoader(files.train, train_transform(crop, config.size), config.workers, delivery),
+        val=FolderEvaluationLoader(files.val, cut, config.workers, delivery),
+        test=FolderEvaluationLoader(files.test, cut, config.workers, delivery),
         sizes={"train": len(files.train), "val": len(files.val), "test": len(files.test)},
         fingerprint=files.fingerprint,
         channels=config.channels,
@@ -45,11 +49,6 @@ def folder_splits(config: ImagenetConfig, delivery: Delivery) -> Splits:
 
 def check_folders(config: ImagenetConfig) -> None:
     """Check the tree without listing its images. Raises InputError with what was found and what is expected."""
-    if config.test_crop > config.test_resize:
-        raise InputError(
-            f"data.test_crop={config.test_crop} is more than data.test_resize={config.test_resize}, "
-            "the shorter side that it is cut from"
-        )
     root = Path(config.root).expanduser()
     train, val = (_classes(root / name, config) for name in ("train", "val"))
     if train != val:

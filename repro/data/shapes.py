@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.config import ShapesConfig
 from repro.data.arrays import ArraySplits, LabelledImages
+from repro.data.config import ShapesConfig
 from repro.data.scenes import CLASSES, draw
 from repro.data.seeds import numpy_generator
 from repro.paths import cache_dir

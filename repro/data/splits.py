@@ -21,6 +21,8 @@ class Delivery:
     channels_last: bool
     rank: int = 0
     world: int = 1
+    accumulate: int = 1
+    """Batches in which a rank gets its share of the global batch."""
 
 
 class EpochSampler(Protocol):
@@ -31,7 +33,11 @@ class EpochSampler(Protocol):
 
 
 class Loader(Protocol):
-    """Batches `(x, y)`: x float32 `(B, C, H, W)`, normalised, on the device; y int64 `(B,)`."""
+    """Batches `(x, y)`: x float32 `(B, C, H, W)`, normalised, on the device; y int64 `(B,)`.
+
+    A training batch that was mixed has float32 targets `(B, classes)` that sum to 1. A held-out batch of several views
+    is `(B, V, C, H, W)`.
+    """
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
@@ -48,7 +54,11 @@ class TrainLoader(Loader, Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """The loaders of one rank. `sizes` counts images over all ranks; `fingerprint` is a hash of the data."""
+    """The loaders of one rank.
+
+    `sizes` counts images over all ranks; `fingerprint` is a hash of the data; the transforms say in words
+    what happens to the images of train and of test (val is treated as test).
+    """
 
     train: TrainLoader
     val: Loader
@@ -58,3 +68,5 @@ class Splits:
     channels: int
     size: int
     classes: int
+    train_transform: str = ""
+    test_transform: str = ""

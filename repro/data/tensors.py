@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.config import AugmentConfig
 from repro.data.arrays import ArraySplits, LabelledImages, channel_statistics
 from repro.data.augment import CropFlip, Draws, draw_epoch
+from repro.data.config import AugmentConfig, CifarConfig, DigitsConfig, EvaluationConfig, ShapesConfig
 from repro.data.order import Shuffle, evaluation_positions, evaluation_slices, training_slices
 from repro.data.splits import Delivery, Splits
 
@@ -68,7 +68,7 @@ class TensorLoader:
         self.resident = _Resident(split, delivery.device)
         self.normalisation = normalisation
         self.augment = augment
-        self.crop_flip = CropFlip(augment.pad, split.images.shape[-1], delivery.device)
+        self.crop_flip = CropFlip(_pad(augment, split.images.shape[-1]), split.images.shape[-1], delivery.device)
         self.delivery = delivery
 
     def __len__(self) -> int:
@@ -87,9 +87,15 @@ class TensorLoader:
         """Order and augmentation of the sampler's epoch, brought to the device once."""
         shuffle, device = self.sampler, self.delivery.device
         order = shuffle.order().to(device)
-        if not (self.augment.pad or self.augment.flip):
+        if not (self.crop_flip.pad or self.augment.flip):
             return order, None
-        return order, draw_epoch(self.augment, shuffle.count, shuffle.seed, shuffle.epoch).to(device)
+        return order, draw_epoch(self.crop_flip.pad, self.augment.flip, shuffle.count, shuffle.seed, shuffle.epoch).to(
+            device
+        )
+
+
+def _pad(augment: AugmentConfig, size: int) -> int:
+    return round(augment.pad * size) if augment.crop == "pad" else 0
 
 
 class TensorEvaluationLoader:
@@ -111,10 +117,17 @@ class TensorEvaluationLoader:
             yield to_layout(images, self.channels_last), self.resident.labels[part]
 
 
-def resident_splits(arrays: ArraySplits, augment: AugmentConfig, classes: int, delivery: Delivery) -> Splits:
+def resident_splits(
+    arrays: ArraySplits,
+    config: DigitsConfig | ShapesConfig | CifarConfig,
+    augment: AugmentConfig,
+    evaluation: EvaluationConfig,
+    delivery: Delivery,
+) -> Splits:
     """Put the splits on the device and make their loaders; all are normalised by the training images' statistics."""
     normalisation = Normalisation.of(*channel_statistics(arrays.train.images), delivery.device)
     _, channels, size, _ = arrays.train.images.shape
+    augment = augment.model_copy(update={"flip": augment.flip and config.mirror})
     return Splits(
         train=TensorLoader(arrays.train, normalisation, augment, delivery),
         val=TensorEvaluationLoader(arrays.val, normalisation, delivery),
@@ -123,5 +136,5 @@ def resident_splits(arrays: ArraySplits, augment: AugmentConfig, classes: int, d
         fingerprint=arrays.fingerprint,
         channels=channels,
         size=size,
-        classes=classes,
+        classes=config.classes,
     )

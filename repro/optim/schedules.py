@@ -6,9 +6,10 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from repro.config import RecipeConfig, ScheduleConfig
+from repro.config import RecipeConfig
 from repro.duration import Duration
 from repro.errors import InputError
+from repro.optim.config import ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -64,4 +65,4 @@ def build_schedule(recipe: RecipeConfig, steps_per_epoch: int) -> Schedule:
         raise InputError(f"recipe.schedule.warmup={recipe.schedule.warmup} is {warmup} steps; the run has only {total}")
     if list(milestones) != sorted(milestones):
         raise InputError(f"recipe.schedule.milestones={list(recipe.schedule.milestones)} do not increase: {milestones}")
-    return Schedule(recipe.schedule, recipe.lr, total, warmup, milestones)
+    return Schedule(recipe.schedule, recipe.peak_lr, total, warmup, milestones)
