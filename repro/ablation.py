@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from repro.errors import InputError, unknown
 from repro.mistakes import first_mistake
@@ -29,13 +29,20 @@ class Paper(_Spec):
 
 
 class Metric(_Spec):
-    """What the table's numbers are. `better` is the direction of an improvement."""
+    """What the table's numbers are: an error, or an accuracy (100 - error). `better`: direction of an improvement."""
 
-    name: Literal["top1_error", "top5_error"]
+    name: Literal["top1_error", "top5_error", "top1_accuracy"]
     unit: str
     better: Literal["lower", "higher"]
     protocol: str
     decimals: int = Field(ge=0, le=4)
+
+    @model_validator(mode="after")
+    def _direction(self) -> Metric:
+        better = "higher" if self.name.endswith("accuracy") else "lower"
+        if self.better != better:
+            raise ValueError(f"better is {self.better!r}, expected {better!r} for {self.name}")
+        return self
 
 
 class Published(_Spec):
@@ -55,8 +62,12 @@ class Expected(_Spec):
 
 
 class Variant(_Spec):
-    """One row: what it changes, what was published for it, and which row it is compared with."""
+    """One row: what it changes, what was published for it, and which row it is compared with.
 
+    `extends`: a row whose overrides come before this one's own; it is then also the reference, unless one is named.
+    """
+
+    extends: str | None = None
     set: tuple[str, ...]
     published: Published
     expected: Expected | None = None
@@ -101,6 +112,22 @@ class Ablation(_Spec):
         if scale not in self.scales:
             raise unknown("scale", scale, self.scales, where=str(self.path))
         return self.scales[scale]
+
+    def chain(self, name: str) -> tuple[str, ...]:
+        """Return the rows that a row is built on by `extends`, the first one first, and the row itself at the end."""
+        rows = [name]
+        while (above := self.variants[rows[0]].extends) is not None:
+            rows.insert(0, above)
+        return tuple(rows)
+
+    def own_overrides(self, name: str, scale: str | None = None) -> tuple[str, ...]:
+        """Return what a row adds to the row that it extends: its own overrides, then what `scale` adds to it."""
+        extra = () if scale is None else self.at(scale).variants.get(name, ())
+        return (*self.variants[name].set, *extra)
+
+    def overrides(self, name: str, scale: str | None = None) -> tuple[str, ...]:
+        """Return all overrides of a row, those of the rows that it extends first; a later one wins over an earlier."""
+        return tuple(text for row in self.chain(name) for text in self.own_overrides(row, scale))
 
     def published_contrast(self, name: str) -> float | None:
         """Variant minus reference, where both have a verified published number."""
@@ -180,6 +207,7 @@ def _variant(variant: dict[str, Any], reference: Any, source: str) -> dict[str, 
     published = variant.get("published")
     if not isinstance(published, dict):
         published = {"value": published}
+    reference = variant.get("extends") or reference
     return {"set": [], "reference": reference, **variant, "published": {"value": None, "source": source, **published}}
 
 
@@ -205,7 +233,10 @@ def _check_names(document: LinedYaml, spec: Ablation) -> None:
 
     check("variant in reference", spec.reference, spec.variants, "reference")
     for name, variant in spec.variants.items():
+        if variant.extends is not None:
+            check("variant in extends", variant.extends, spec.variants, "variants", name, "extends")
         check("variant in reference", variant.reference, spec.variants, "variants", name, "reference")
+    _refuse_circles(document, spec)
     for name, scale in spec.scales.items():
         check("scale", name, options("scale"), "scales", name)
         for row in scale.variants:
@@ -215,3 +246,16 @@ def _check_names(document: LinedYaml, spec: Ablation) -> None:
             if target not in scale.variants:
                 place = document.where(("scales", name, "variants"))
                 raise InputError(f"{place}: {row!r} is run at scale {name!r}, but its reference {target!r} is not")
+
+
+def _refuse_circles(document: LinedYaml, spec: Ablation) -> None:
+    """Refuse rows that extend each other, or themselves."""
+    for name in spec.variants:
+        seen, above = [name], spec.variants[name].extends
+        while above is not None and above not in seen:
+            seen.append(above)
+            above = spec.variants[above].extends
+        if above is not None:
+            circle = " → ".join([*seen[seen.index(above) :], above])
+            place = document.where(("variants", above, "extends"))
+            raise InputError(f"{place}: rows extend each other in a circle: {circle}; one of them must stand alone")

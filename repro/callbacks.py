@@ -17,6 +17,8 @@ from repro.folder import CURVE, PROGRESS, Progress, write_progress
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1_error", "val_loss", "val_top1_error", "val_top5_error", "seconds",
 )  # fmt: skip
+RAW = ("val_raw_loss", "val_raw_top1_error", "val_raw_top5_error")
+"""Of the raw weights, where the recipe averages them and the columns above are the average's."""
 
 
 class Clock(L.Callback):
@@ -67,6 +69,7 @@ class EpochRecord(L.Callback):
         self.last: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.diverged = ""
+        self.columns: tuple[str, ...] = COLUMNS
         self.epochs_done = 0
         self._validated = False
         self._begin = 0.0
@@ -76,8 +79,10 @@ class EpochRecord(L.Callback):
         self._begin = time.perf_counter()
         if trainer.is_global_zero:
             (self.path.parent / PROGRESS).unlink(missing_ok=True)
+            averaged = isinstance(pl_module, Classifier) and pl_module.recipe.ema.decay is not None
+            self.columns = COLUMNS + (RAW if averaged else ())
             with self.path.open("w", newline="") as file:
-                csv.writer(file).writerow(COLUMNS)
+                csv.writer(file).writerow(self.columns)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the epoch was validated; what it gave is computed off the clock, at the epoch's end."""
@@ -94,7 +99,7 @@ class EpochRecord(L.Callback):
 
     def finish(self, trainer: L.Trainer, module: Classifier) -> None:
         """Validate once more when the last epoch was cut short by the number of steps."""
-        if self.diverged or "val_loss" in self.last:
+        if self.diverged or "val_loss" in self.last or not trainer.limit_val_batches:
             return
         trainer.validate(module, datamodule=trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
         self.last |= module.held_out_metrics("val")
@@ -127,10 +132,11 @@ class EpochRecord(L.Callback):
 
     def _write(self, trainer: L.Trainer, module: Classifier, row: dict[str, Any]) -> None:
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, self.columns).writerow(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=row["step"])
-        epochs = math.ceil(module.schedule.total / max(1, trainer.num_training_batches))  # type: ignore[union-attr]
+        steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
+        epochs = math.ceil(module.schedule.total / steps)  # type: ignore[union-attr]
         metrics: dict[str, float] = {name: row[name] for name in ("train_loss", "val_top1_error") if name in row}
         write_progress(self.path.parent, Progress(row["epoch"], epochs, metrics))
         values = " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())

@@ -1,51 +1,56 @@
-"""The LightningModule of image classification: loss, metrics, optimiser and schedule.
+"""The LightningModule of image classification: loss, optimiser, schedule, clipping, averaging and metrics.
 
 Knows nothing of files, studies or architectures; `train.py` puts it together with a network and data.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Accuracy, MeanMetric, MetricCollection
 
 from repro.config import RecipeConfig
+from repro.held_out import HeldOut
 from repro.models.auxiliary import Outputs
+from repro.optim.batch_norm import recalibrate
+from repro.optim.clip import build_clip
+from repro.optim.ema import Ema
+from repro.optim.loss import build_loss
+from repro.optim.optimizers import build_optimizer
 from repro.optim.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(L.LightningModule):
-    """Trains `net` with cross-entropy; measures loss (nats), top-1 and top-5 error (%) on each split.
+    """Trains `net` by the recipe; measures loss (nats), top-1 and top-5 error (%) on each split.
 
     Per step it does what a bare loop does: no metric object, no logging call and no host synchronisation. Losses and
     hits of an epoch stay on the device and are reduced once, by `train_metrics`.
+
+    Where the recipe averages the weights, held-out splits come twice: loader 0 is counted with the average, which is
+    the run's result, loader 1 with the raw weights.
     """
 
-    def __init__(self, net: nn.Module, recipe: RecipeConfig, classes: int) -> None:
+    def __init__(self, net: nn.Module, recipe: RecipeConfig, classes: int, *, fused: bool = False) -> None:
         super().__init__()
         self.net = net
         self.recipe = recipe
+        self.fused = fused
         self.schedule: Schedule | None = None
+        self.ema: Ema | None = None
+        self.loss = build_loss(recipe)
+        self._clip = build_clip(net, recipe.clip)
         self._losses: list[Tensor] = []
         self._hits: list[Tensor] = []
         self._seen = 0
-        accuracy = {
-            "top1": Accuracy("multiclass", num_classes=classes),
-            "top5": Accuracy("multiclass", num_classes=classes, top_k=min(5, classes)),
-        }
-        self.held_out = nn.ModuleDict(
-            {
-                split: MetricCollection({name: metric.clone() for name, metric in accuracy.items()})
-                for split in ("val", "test")
-            }
-        )
-        self.held_out_loss = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
+        self._averaged = 0  # optimiser steps that the average has seen
+        self._weights_in_use = ExitStack()
+        self.held_out = nn.ModuleDict({split: HeldOut(classes) for split in ("val", "val_raw", "test", "test_raw")})
 
     def forward(self, images: Tensor) -> Tensor | Outputs:
         """Map images `(N, C, H, W)` to logits `(N, classes)`, with those of auxiliary classifiers in training mode."""
@@ -53,16 +58,18 @@ class Classifier(L.LightningModule):
         return outputs
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build SGD with the recipe's momentum and decay; decay on every parameter, as in He et al. 2015."""
-        recipe = self.recipe
-        return torch.optim.SGD(
-            self.parameters(),
-            lr=recipe.peak_lr,
-            momentum=recipe.optimizer.momentum,
-            nesterov=recipe.optimizer.nesterov,
-            weight_decay=recipe.weight_decay,
-            foreach=True,
-        )
+        """Build the recipe's optimiser over its weight-decay groups."""
+        return build_optimizer(self.net, self.recipe, fused=self.fused)
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip as the recipe says; Lightning calls this after unscaling, before the optimiser's step."""
+        if self._clip is not None:
+            self._clip()
+
+    def on_fit_start(self) -> None:
+        """Begin the average, now that the network is on its device."""
+        if self.recipe.ema.decay is not None and self.ema is None:
+            self.ema = Ema(self.net, self.recipe.ema)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
@@ -78,20 +85,27 @@ class Classifier(L.LightningModule):
             group["lr"] = lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch of images `(B, C, H, W)` and labels `(B,)`, auxiliary losses included."""
-        images, labels = batch
+        """Return the loss of one batch, auxiliary losses included.
+
+        Images `(B, C, H, W)`; targets are labels `(B,)` or, where images were mixed, shares `(B, classes)`.
+        """
+        images, targets = batch
         outputs = self(images)
         logits, auxiliary = outputs if isinstance(outputs, Outputs) else (outputs, ())
-        loss = self._cross_entropy(logits, labels)
+        loss = self.loss(logits, targets)
         for head in auxiliary:
-            loss = loss + self.recipe.auxiliary_weight * self._cross_entropy(head, labels)
+            loss = loss + self.recipe.auxiliary_weight * self.loss(head, targets)
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
         self._losses.append(loss.detach())
         self._hits.append((logits.detach().argmax(1) == labels).sum())
         self._seen += len(labels)
         return loss
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Take the new weights into the average, once for each optimiser step."""
+        if self.ema is not None and self.trainer.global_step > self._averaged:
+            self._averaged = self.trainer.global_step
+            self.ema.update(self.net, self._averaged)
 
     def train_metrics(self) -> dict[str, float]:
         """Reduce the epoch's training loss and top-1 error over steps and devices; the one synchronisation of it."""
@@ -100,29 +114,80 @@ class Classifier(L.LightningModule):
         both = self.trainer.strategy.reduce(torch.stack([loss, error]), reduce_op="mean")
         return {"train_loss": float(both[0]), "train_top1_error": float(both[1])}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def on_validation_start(self) -> None:
+        """Put the weights of the result into the network, with new batch statistics where the recipe wants them."""
+        self._use_average()
+
+    def on_test_start(self) -> None:
+        """Put the weights of the result into the network, with new batch statistics where the recipe wants them."""
+        self._use_average()
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count one batch of the validation split."""
-        self._count("val", batch)
+        self._count("val", batch, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count one batch of the test split."""
-        self._count("test", batch)
+        self._count("test", batch, dataloader_idx)
 
-    def _count(self, split: str, batch: Batch) -> None:
-        images, labels = batch
-        logits = self(images).float()
-        accuracy: Any = self.held_out[split]
-        mean_loss: Any = self.held_out_loss[split]
-        accuracy.update(logits, labels)
-        mean_loss.update(F.cross_entropy(logits, labels), len(labels))
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Go over to the raw weights where their turn begins."""
+        self._turn(batch_idx, dataloader_idx)
+
+    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Go over to the raw weights where their turn begins."""
+        self._turn(batch_idx, dataloader_idx)
+
+    def on_validation_end(self) -> None:
+        """Leave the network with its raw weights."""
+        self._weights_in_use.close()
+
+    def on_test_end(self) -> None:
+        """Leave the network with its raw weights."""
+        self._weights_in_use.close()
 
     def held_out_metrics(self, split: str) -> dict[str, float]:
         """Compute and reset a held-out split's loss and errors over all devices; each sample counts once."""
-        accuracy: Any = self.held_out[split]
-        mean_loss: Any = self.held_out_loss[split]
-        values = {f"{split}_loss": float(mean_loss.compute())}
-        for name, value in accuracy.compute().items():
-            values[f"{split}_{name}_error"] = round(100 * (1 - float(value)), 4)
-        accuracy.reset()
-        mean_loss.reset()
-        return values
+        turns = (split,) if self.recipe.ema.decay is None else (split, f"{split}_raw")
+        return {f"{turn}_{name}": value for turn in turns for name, value in self._tally(turn).compute().items()}
+
+    def averaged_weights(self) -> dict[str, Tensor] | None:
+        """Return the average as it is evaluated, named as in `net.state_dict()`; null where the recipe keeps none."""
+        if self.ema is None:
+            return None
+        with self.ema.applied(self.net):
+            self._recalibrate()
+            return {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    def _use_average(self) -> None:
+        if self.ema is not None:
+            self._weights_in_use.enter_context(self.ema.applied(self.net))
+        self._recalibrate()
+
+    def _turn(self, batch_idx: int, dataloader_idx: int) -> None:
+        if dataloader_idx == 1 and batch_idx == 0:
+            self._weights_in_use.close()
+            self._recalibrate()
+
+    def _recalibrate(self) -> None:
+        steps = self.recipe.batch_norm.recalibrate
+        if steps:
+            batches = iter(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+            with self.trainer.precision_plugin.forward_context():
+                recalibrate(self.net, (images for (images, _), _ in zip(batches, range(steps), strict=False)))
+
+    def _count(self, split: str, batch: Batch, turn: int) -> None:
+        images, labels = batch
+        self._tally(f"{split}_raw" if turn else split).update(self._scores(images), labels)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        """Logits `(B, classes)` of `(B, C, H, W)`; of views `(B, V, C, H, W)` the log of their mean probability."""
+        if images.ndim == 4:
+            return self.net(images).float()
+        logits = self.net(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
+        return F.softmax(logits, -1).mean(1).log()
+
+    def _tally(self, name: str) -> HeldOut:
+        tally = self.held_out[name]
+        assert isinstance(tally, HeldOut)
+        return tally

@@ -17,7 +17,7 @@ from repro.errors import InputError, unknown
 
 VERBS = {
     "list": "the published tables that can be rerun; also: list models, data, recipes, scales",
-    "show": "a table with its published values, or the axes of a model",
+    "show": "a table with its published values, a recipe, or the axes of a model",
     "cost": "parameters, MACs, activations and memory of a model, as a whole or by layer",
     "compare": "models side by side: published error against cost, as a table and a figure",
     "budget": "widths that keep a model's cost while its number of groups changes",
@@ -26,6 +26,7 @@ VERBS = {
     "run": "train what is missing of a study, then report",
     "status": "the state of a study's runs",
     "report": "published and reproduced numbers side by side, with verdicts",
+    "evaluate": "runs, rows of a study or published weights on a held-out split: errors, likelihood, calibration",
     "train": "one run (a Hydra app: repro train --help)",
     "doctor": "what this machine has and lacks",
 }

@@ -157,19 +157,29 @@ class RunConfig(Typed):
                 f"recipe.batch_size={self.recipe.batch_size} is the global batch and does not divide over "
                 f"{world} devices"
             )
-        share = self.recipe.batch_size // world
-        if share % self.accumulation:
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> RunConfig:
+        settings, clip = self.trainer, self.recipe.clip
+        if self.recipe.batch_norm.sync and settings.devices * settings.nodes > 1 and settings.accelerator == "cpu":
             raise ValueError(
-                f"trainer.micro_batch={self.trainer.micro_batch} splits a device's share of {share} images into "
-                f"{self.accumulation} unequal parts; choose a divisor of it"
+                "recipe.batch_norm.sync=true on several devices needs trainer.accelerator=gpu: PyTorch's synchronised "
+                "batch norm has no CPU version"
+            )
+        if settings.fused and settings.precision == "16-mixed" and (clip.norm is not None or clip.agc is not None):
+            raise ValueError(
+                "trainer.fused=true with trainer.precision=16-mixed unscales the gradients within the step, after "
+                "recipe.clip would have clipped them; use bf16-mixed, or trainer.fused=false"
             )
         return self
 
     @property
     def accumulation(self) -> int:
-        """Parts that a device's share of the global batch is trained in."""
+        """Equal parts in which a device trains its share of the global batch, none above `trainer.micro_batch`."""
         share = self.recipe.batch_size // (self.trainer.devices * self.trainer.nodes)
-        return 1 if self.trainer.micro_batch is None else -(-share // self.trainer.micro_batch)
+        fewest = -(-share // (self.trainer.micro_batch or share))
+        return next(parts for parts in range(fewest, share + 1) if share % parts == 0)
 
     @property
     def id(self) -> str:

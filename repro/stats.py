@@ -88,6 +88,28 @@ def kendall(published: Sequence[float], reproduced: Sequence[float]) -> tuple[fl
     return float(found.statistic), float(found.pvalue)
 
 
+def fisher(variant: tuple[int, int], reference: tuple[int, int]) -> float:
+    """Return the two-sided p of Fisher's exact test (1922) for two rows of (diverged, finished) runs."""
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact([variant, reference]).pvalue)
+
+
+def seeds_needed_for_rates(variant: tuple[int, int], reference: tuple[int, int], level: float) -> int | None:
+    """Return the fewest seeds at which Fisher's test would reach `level` if the shares of diverged runs stayed.
+
+    None when they are equal, or when more than `MOST_SEEDS` would be needed.
+    """
+    shares = [diverged / (diverged + finished) for diverged, finished in (variant, reference)]
+    if shares[0] == shares[1]:
+        return None
+    for seeds in range(2, MOST_SEEDS + 1):
+        lost = [round(share * seeds) for share in shares]
+        if fisher((lost[0], seeds - lost[0]), (lost[1], seeds - lost[1])) < level:
+            return seeds
+    return None
+
+
 def has_ties(values: Sequence[float]) -> bool:
     """Return True when two values are equal, so that no exact p of a rank correlation is known."""
     return len(set(values)) < len(values)

@@ -146,7 +146,7 @@ def _references(ablation: Ablation, names: Sequence[str]) -> set[str]:
 def _refuse_collisions(ablation: Ablation, scale: str, overrides: Sequence[str]) -> None:
     """Refuse an override of what the rows differ in: it would make them equal."""
     rows = ablation.at(scale).variants
-    varied = {key_of(text): name for name, more in rows.items() for text in (*ablation.variants[name].set, *more)}
+    varied = {key_of(text): name for name in rows for text in ablation.overrides(name, scale)}
     for text in overrides:
         key = key_of(text)
         if key in varied:
@@ -158,17 +158,22 @@ def _refuse_collisions(ablation: Ablation, scale: str, overrides: Sequence[str])
 
 def _compose_variant(ablation: Ablation, scale: str, name: str, overrides: Sequence[str]) -> RunConfig:
     spec = ablation.at(scale)
-    own = [*ablation.variants[name].set, *spec.variants[name]]
-    listed = [*ablation.base, *scale_overrides(scale), *spec.set, *own, *overrides]
+    listed = [*ablation.base, *scale_overrides(scale), *spec.set, *ablation.overrides(name, scale), *overrides]
     try:
         config = compose([*listed, "seed=0"])
     except OverrideError as error:
         culprit = error.culprit(listed)
         if culprit in overrides or (overrides and _composes(listed[: -len(overrides)])):
             raise
-        raise InputError(f"{ablation.where(culprit, name)}: variant {name!r}: {error}") from None
+        raise InputError(f"{_place(ablation, scale, name, culprit)}: variant {name!r}: {error}") from None
     labels = Labels(ablation=ablation.name, scale=scale, variant=name)
     return config.model_copy(update={"labels": labels})
+
+
+def _place(ablation: Ablation, scale: str, name: str, culprit: str | None) -> str:
+    """Return `file:line` of an override of a row; it may be one of a row that it extends."""
+    rows = (row for row in reversed(ablation.chain(name)) if culprit in ablation.own_overrides(row, scale))
+    return ablation.where(culprit, next(rows, name))
 
 
 def _composes(overrides: Sequence[str]) -> bool:

@@ -28,10 +28,11 @@ from repro.checkpoint import save_weights
 from repro.classifier import Classifier
 from repro.config import RunConfig
 from repro.cost.count import cached_price
-from repro.data import Splits, load
+from repro.data import Loader, Splits, load
 from repro.errors import InputError
 from repro.loggers import build_loggers, close_loggers
 from repro.models import build
+from repro.optim.batch_norm import set_momentum, synchronise
 from repro.optim.schedules import build_schedule
 from repro.record import SHARED, failed, identity, now
 from repro.results import Cost, Data, Failure, Result, Timing, write_result
@@ -63,7 +64,7 @@ class RunData(L.LightningDataModule):
             accumulate=self.config.accumulation,
         )
         model: Any = trainer.lightning_module
-        model.schedule = build_schedule(self.config.recipe, len(self.splits.train))
+        model.schedule = build_schedule(self.config.recipe, len(self.splits.train) // self.config.accumulation)
         trainer.fit_loop.epoch_loop.max_steps = model.schedule.total
 
     def train_dataloader(self) -> Any:
@@ -72,14 +73,17 @@ class RunData(L.LightningDataModule):
         return self.splits.train
 
     def val_dataloader(self) -> Any:
-        """Batches of the held-out slice of train."""
+        """Batches of the held-out slice of train, twice where averaged weights are evaluated beside the raw ones."""
         assert self.splits is not None
-        return self.splits.val
+        return self._turns(self.splits.val)
 
     def test_dataloader(self) -> Any:
-        """Batches of the test split; read once, after the last epoch."""
+        """Batches of the test split; used once, after the last epoch."""
         assert self.splits is not None
-        return self.splits.test
+        return self._turns(self.splits.test)
+
+    def _turns(self, loader: Loader) -> Any:
+        return loader if self.config.recipe.ema.decay is None else [loader, loader]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches are on the device already."""
@@ -136,7 +140,7 @@ def _run(config: RunConfig, directory: Path, started: str) -> Result:
     finally:
         close_loggers(pieces.trainer.loggers)
     if pieces.trainer.is_global_zero:
-        save_weights(directory, pieces.module.net.state_dict(), None)
+        save_weights(directory, pieces.module.net.state_dict(), pieces.module.averaged_weights())
     return _result(config, pieces, cost, started, setup, time.perf_counter() - begin)
 
 
@@ -171,9 +175,13 @@ def _assemble(config: RunConfig, directory: Path) -> _Pieces:
     net = build(config.model, config.data.channels, config.data.classes)
     if settings.channels_last:
         net = net.to(memory_format=torch.channels_last)
+    if config.recipe.batch_norm.momentum is not None:
+        set_momentum(net, config.recipe.batch_norm.momentum)
+    if config.recipe.batch_norm.sync and settings.devices * settings.nodes > 1:
+        net = synchronise(net)
     if settings.compile:
         net.compile()
-    module = Classifier(net, config.recipe, config.data.classes)
+    module = Classifier(net, config.recipe, config.data.classes, fused=settings.fused)
     clock, record = Clock(), EpochRecord(directory)
     trainer = L.Trainer(
         accelerator=settings.accelerator,
@@ -182,6 +190,8 @@ def _assemble(config: RunConfig, directory: Path) -> _Pieces:
         strategy=settings.strategy,
         precision=settings.precision,
         deterministic=settings.deterministic,
+        accumulate_grad_batches=config.accumulation,
+        limit_val_batches=1.0 if config.data.val else 0,
         max_epochs=-1,  # the length is in steps and set when the data is known, in RunData.setup
         logger=build_loggers(config, directory),
         callbacks=[clock, record],

@@ -48,6 +48,19 @@ scales: {laptop: {note: digits}}
 """
 )
 
+LADDER = (
+    HEAD.replace("top1_error", "top1_accuracy").replace("better: lower", "better: higher")
+    + """
+reference: base
+variants:
+  base: {published: 79.0}
+  cosine: {extends: base, set: [recipe.schedule.name=cosine], published: 79.3}
+  longer: {extends: cosine, set: [recipe.duration=350ep], published: 78.8}
+scales: {laptop: {note: digits}}
+"""
+)
+"""An accuracy, each row compared with the row above it."""
+
 ENVIRONMENT = Environment(
     python="3.11.9", packages={"torch": "2.11.0", "lightning": "2.5.1", "zzz": "1"}, platform="Linux", cpu="Some CPU",
     cores=2, gpu=None, commit="0123456789abcdef0123", dirty=False,

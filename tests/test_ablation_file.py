@@ -22,6 +22,12 @@ MISTAKES = {
     "reference that is no row": ("reference: narrow", "reference: narow", "'narow'; did you mean 'narrow'?", 6),
     "value of the wrong type": ("published: 9.0", "published: nine", "variants.narrow.published.value is 'nine'", 10),
     "word that is no choice": ("better: lower", "better: loewr", "did you mean 'lower'?", 4),
+    "accuracy that falls": (
+        "name: top1_error",
+        "name: top1_accuracy",
+        "better is 'lower', expected 'higher' for top1_accuracy",
+        4,
+    ),
     "unknown metric": ("name: top1_error", "name: top1_eror", "did you mean 'top1_error'?", 4),
     "unknown scale": ("  smoke: [", "  smok: [", "unknown scale 'smok'; did you mean 'smoke'?", 15),
     "unknown row at a scale": ("    note: digits", "    variants: [wid]", "unknown variant 'wid'", 18),
@@ -29,6 +35,8 @@ MISTAKES = {
     "rows that are no names": ("    note: digits", "    variants: [{wide: x}]", "scales.laptop.variants is", 18),
     "tag that is no value": ("    note: digits", "    note: !digits", "could not determine a constructor", 18),
     "key given twice": ("base: [", "claim: again\nbase: [", "key 'claim' stands here a second time", 5),
+    "extended row that is none": ("published: 8.0", "extends: narow", "variant in extends 'narow'; did you mean", 13),
+    "row that extends itself": ("published: 8.0", "extends: wide", "in a circle: wide → wide; one of them must", 13),
     "no YAML": ("title: Width", "title: [Width", "not YAML", 2),
 }
 
@@ -72,6 +80,98 @@ def test_an_override_that_does_not_compose_is_named_before_training(
     assert "variant 'wide'" in error
     assert error.count("\n") == 1
     assert not runs.exists()
+
+
+LADDER = """\
+title: Ladder
+paper: {key: me2026, title: Ladder, authors: Me, venue: Nowhere, arxiv: "0000.00000", table: Table 1}
+claim: Each step helps.
+metric: {name: top1_accuracy, unit: "%", better: higher, protocol: digits, decimals: 1}
+base: [model=resnet20, model.stem_width=4, "model.widths=[4,4,4]", "model.depths=[1,1,1]"]
+reference: base
+variants:
+  base: {published: 79.0}
+  longer: {extends: base, set: [recipe.duration=350ep], published: 78.8}
+  smooth: {extends: longer, set: [recipe.label_smoothing=0.1], published: 80.4}
+  short: {extends: smooth, set: [recipe.duration=1ep], published: 80.0, reference: base}
+scales:
+  smoke:
+    variants: {base: [], longer: [recipe.duration=4ep], smooth: [recipe.lr=0.2], short: []}
+  laptop:
+    variants: [base, short]
+"""
+
+
+@pytest.fixture
+def ladder(tmp_path: Path) -> Path:
+    path = tmp_path / "ladder.yaml"
+    path.write_text(LADDER, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scale", "row", "overrides"),
+    [
+        pytest.param(None, "base", (), id="a row that stands alone"),
+        pytest.param(None, "smooth", ("recipe.duration=350ep", "recipe.label_smoothing=0.1"), id="of all rows above"),
+        pytest.param(
+            "smoke",
+            "smooth",
+            ("recipe.duration=350ep", "recipe.duration=4ep", "recipe.label_smoothing=0.1", "recipe.lr=0.2"),
+            id="what the scale adds to a row above follows that row's own",
+        ),
+        pytest.param(
+            "laptop",
+            "short",
+            ("recipe.duration=350ep", "recipe.label_smoothing=0.1", "recipe.duration=1ep"),
+            id="rows above that are not run at the scale count too",
+        ),
+    ],
+)
+def test_a_row_has_the_overrides_of_the_rows_that_it_extends(
+    scale: str | None, row: str, overrides: tuple[str, ...], ladder: Path
+) -> None:
+    assert ablation.load(str(ladder)).overrides(row, scale) == overrides
+
+
+def test_a_later_override_wins_over_an_extended_rows(ladder: Path) -> None:
+    recipes = {row: config.recipe for row, config in plan(ablation.load(str(ladder)), "smoke", [0]).configs.items()}
+    durations = {row: recipe.duration for row, recipe in recipes.items()}
+    assert durations == {"base": "2ep", "longer": "4ep", "smooth": "4ep", "short": "1ep"}
+    assert {row: recipe.label_smoothing for row, recipe in recipes.items()} == {
+        "base": 0.0, "longer": 0.0, "smooth": 0.1, "short": 0.1
+    }  # fmt: skip
+
+
+def test_a_row_is_compared_with_the_row_that_it_extends_unless_it_names_another(ladder: Path) -> None:
+    spec = ablation.load(str(ladder))
+    references = {row: variant.reference for row, variant in spec.variants.items()}
+    assert references == {"base": "base", "longer": "base", "smooth": "longer", "short": "base"}
+    assert spec.published_contrast("smooth") == pytest.approx(1.6)
+
+
+def test_a_reference_by_extension_must_be_run_too(ladder: Path) -> None:
+    ladder.write_text(LADDER.replace("variants: [base, short]", "variants: [base, smooth]"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"ladder.yaml:1\d: 'smooth' is run .* but its reference 'longer' is not"):
+        ablation.load(str(ladder))
+
+
+def test_a_longer_circle_is_named(ladder: Path) -> None:
+    ladder.write_text(LADDER.replace("base: {published", "base: {extends: smooth, published"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"ladder.yaml:8: .* circle: base → smooth → longer → base; one of them must"):
+        ablation.load(str(ladder))
+
+
+def test_a_mistake_in_an_extended_row_is_named_there(ladder: Path) -> None:
+    ladder.write_text(LADDER.replace("label_smoothing=0.1", "label_smothing=0.1"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"ladder.yaml:10: variant 'short': .*did you mean 'label_smoothing'"):
+        plan(ablation.load(str(ladder)), "smoke", [0], only=["short"])
+
+
+def test_what_an_extended_row_sets_cannot_be_overridden(ladder: Path, repro: Command) -> None:
+    status, _, error = repro("plan", str(ladder), "scale=laptop", "recipe.label_smoothing=0.2")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "recipe.label_smoothing is what the rows of ladder differ in (see short)" in error
 
 
 @pytest.mark.parametrize("name", ablation.names())

@@ -127,7 +127,7 @@ WRONG = {
     "no size": (["cost", "resnet50", "--input", "big"], "--input big: expected a whole number"),
     "unknown option": (["plan", "preactivation", "--jsn"], "--jsn"),
     "unknown kind": (["list", "model"], "unknown kind 'model'; did you mean 'models'?"),
-    "nothing to show": (["show", "resnet"], "unknown ablation or model 'resnet'"),
+    "nothing to show": (["show", "resnet"], "unknown ablation, model or recipe 'resnet'"),
 }
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro.config import CifarConfig
 from repro.data import cifar
+from repro.data.config import CifarConfig
 from repro.errors import InputError
 
 ROWS = 20
@@ -61,6 +61,13 @@ def test_the_held_out_images_are_fixed(tmp_path: Path) -> None:
     write(tmp_path, "cifar10")
     assert cifar.load_arrays(config(tmp_path)).fingerprint == cifar.load_arrays(config(tmp_path)).fingerprint
     assert cifar.load_arrays(config(tmp_path)).fingerprint != cifar.load_arrays(config(tmp_path, val=11)).fingerprint
+
+
+def test_without_validation_images_all_are_for_training(tmp_path: Path) -> None:
+    write(tmp_path, "cifar10")
+    splits = cifar.load_arrays(config(tmp_path, val=0))
+    assert splits.sizes == {"train": 5 * ROWS, "val": 0, "test": ROWS}
+    assert splits.val.images.shape == (0, 3, 32, 32)
 
 
 def test_a_missing_folder_is_named_with_what_to_do(tmp_path: Path) -> None:

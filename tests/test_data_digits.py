@@ -7,13 +7,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from repro.config import AugmentConfig, DigitsConfig
+from repro.data.config import DigitsConfig
 from repro.data.digits import load_arrays, upsample
 from repro.errors import InputError
 
 
-def digits(size: int = 8, val: int = 97, test: int = 500, flip: bool = False) -> DigitsConfig:
-    return DigitsConfig(size=size, val=val, test=test, augment=AugmentConfig(pad=1, flip=flip))
+def digits(size: int = 8, val: int = 97, test: int = 500) -> DigitsConfig:
+    return DigitsConfig(size=size, val=val, test=test)
 
 
 def test_the_splits_have_the_documented_sizes_and_are_stratified() -> None:
@@ -66,10 +66,6 @@ def test_size_changes_the_images_and_not_the_splits() -> None:
     ("config", "message"),
     [
         (
-            digits(flip=True),
-            "data.augment.flip=true does not go with data=digits: a mirrored digit is another character",
-        ),
-        (
             digits(val=1000, test=700),
             r"data.val=1000 and data.test=700 leave 97 of the 1797 digits for training, \d+ of the rarest class; "
             "expected at least 10 of each class",
@@ -77,7 +73,7 @@ def test_size_changes_the_images_and_not_the_splits() -> None:
         (digits(val=1000, test=5000), "data.val=1000 and data.test=5000 leave 0 of the 1797 digits for training"),
         (digits(val=1297, test=500), "leave 0 of the 1797 digits"),
     ],
-    ids=["flip", "few left", "more than there are", "none left"],
+    ids=["few left", "more than there are", "none left"],
 )
 def test_what_cannot_be_done_is_refused(config: DigitsConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 quick = settings(deadline=None, max_examples=50)
 
 
-def delivery(batch_size: int, rank: int = 0, world: int = 1) -> Delivery:
-    return Delivery(batch_size, seed=0, device=CPU, channels_last=True, rank=rank, world=world)
+def delivery(batch_size: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> Delivery:
+    return Delivery(batch_size, 0, CPU, channels_last=True, rank=rank, world=world, accumulate=accumulate)
 
 
 @quick
@@ -56,6 +56,27 @@ def test_ranks_take_the_rows_of_the_global_batch_in_turn(part: int, world: int, 
 
 
 @quick
+@given(part=st.integers(1, 9), world=st.integers(1, 4), accumulate=st.integers(1, 4), extra=st.integers(0, 100))
+def test_a_rank_gets_its_share_of_a_step_in_parts(part: int, world: int, accumulate: int, extra: int) -> None:
+    batch = part * world * accumulate
+    positions = np.arange(batch + extra)
+    ranks = [training_slices(len(positions), delivery(batch, rank, world, accumulate)) for rank in range(world)]
+    steps = len(positions) // batch
+    assert {len(own) for own in ranks} == {steps * accumulate}
+    for step in range(steps):
+        seen = [positions[own[step * accumulate + k]] for own in ranks for k in range(accumulate)]
+        assert {len(some) for some in seen} == {part}
+        assert np.concatenate(seen).tolist() == positions[step * batch : (step + 1) * batch].tolist()
+
+
+@quick
+@given(count=st.integers(1, 200), repeats=st.integers(1, 5), seed=st.integers(0, 99))
+def test_repeats_are_the_beginning_of_the_permutation_each_in_turn(count: int, repeats: int, seed: int) -> None:
+    once, often = Shuffle(count, seed).order().tolist(), Shuffle(count, seed, repeats).order().tolist()
+    assert often == [image for image in once for _ in range(repeats)][:count]
+
+
+@quick
 @given(count=st.integers(0, 200), batch=st.integers(1, 50), world=st.integers(1, 6))
 def test_evaluation_counts_each_image_once(count: int, batch: int, world: int) -> None:
     seen: list[int] = []
@@ -68,16 +89,23 @@ def test_evaluation_counts_each_image_once(count: int, batch: int, world: int) -
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "world", "message"),
+    ("count", "batch", "world", "accumulate", "message"),
     [
-        (100, 128, 1, "recipe.batch_size=128 is more than the 100 training images; expected at least one full batch"),
-        (100, 9, 2, "recipe.batch_size=9 is the global batch and does not divide over 2 devices"),
+        (
+            100,
+            128,
+            1,
+            1,
+            "recipe.batch_size=128 is more than the 100 training images; expected at least one full batch",
+        ),
+        (100, 9, 2, 1, "recipe.batch_size=9 is the global batch and does not divide over 2 devices"),
+        (100, 12, 2, 4, "a device's share of 6 images does not divide into 4 parts; set trainer.micro_batch to"),
     ],
-    ids=["no full batch", "odd batch on two devices"],
+    ids=["no full batch", "odd batch on two devices", "unequal parts"],
 )
-def test_impossible_batches_are_refused(count: int, batch: int, world: int, message: str) -> None:
+def test_impossible_batches_are_refused(count: int, batch: int, world: int, accumulate: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        training_slices(count, delivery(batch, 0, world))
+        training_slices(count, delivery(batch, 0, world, accumulate))
 
 
 def test_seeds_do_not_run_into_each_other() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repro.config import AugmentConfig, ShapesConfig
 from repro.data import shapes
+from repro.data.config import ShapesConfig
 from repro.data.scenes import AREA, CLASSES, SHAPES, distance, draw
 
 SMALL = ShapesConfig(size=12, train=60, val=20, test=30)
@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_no_part_behind(cache: Path, monkeypatch: pytest.Monk
 
 def test_the_cache_is_named_by_what_is_drawn(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = shapes.cache_file(SMALL)
-    assert shapes.cache_file(SMALL.model_copy(update={"augment": AugmentConfig(pad=2)})) == base
+    assert shapes.cache_file(SMALL.model_copy(update={"mirror": False})) == base
     assert shapes.cache_file(SMALL.model_copy(update={"seed": 1})) != base
     monkeypatch.setattr(shapes, "VERSION", shapes.VERSION + 1)
     assert shapes.cache_file(SMALL) != base

@@ -138,7 +138,7 @@ def test_wrong_input_is_one_line_and_exit_status_2(words: list[str], message: st
     assert message in error
 
 
-@pytest.mark.parametrize(("kind", "group"), [("data", "data"), ("recipes", "recipe"), ("scales", "scale")])
+@pytest.mark.parametrize(("kind", "group"), [("data", "data"), ("scales", "scale")])
 def test_other_kinds_are_names(kind: str, group: str, repro: Command) -> None:
     assert repro("list", kind)[1].split() == options(group)
     assert json.loads(repro("list", kind, "--json")[1]) == options(group)

@@ -16,9 +16,11 @@ from repro.results import Timing
 from tests.report_study import (
     COST,
     FULL,
+    LADDER,
     NAN,
     ONE_REFERENCE,
     OUT_OF_MEMORY,
+    finished,
     page_of,
     read,
     result,
@@ -75,6 +77,45 @@ def test_published_direction_decides_without_a_number(ablation: Ablation) -> Non
     assert verdict.word == "effect reproduced"
 
 
+def test_accuracy_is_what_is_left_of_the_recorded_error(tmp_path: Path) -> None:
+    results = finished(base=[40.0, 38.0, 42.0], cosine=[30.0, 29.0, 33.0], longer=[29.5, 27.0, 32.0])
+    page = page_of(read(tmp_path, LADDER), results)
+    base, cosine, longer = page.rows
+    assert base.values == {0: 60.0, 1: 62.0, 2: 58.0}
+    assert (base.mean, base.train_mean, base.best_mean) == (60.0, 62.0, 60.5)
+    assert cosine.contrast is not None
+    assert cosine.contrast.mean == pytest.approx(28 / 3)
+    assert [row.verdict.word for row in (cosine, longer) if row.verdict] == ["effect reproduced", "inconclusive"]
+    tree = to_json(page)
+    assert (tree["metric"]["better"], tree["rows"][1]["mean"]) == ("higher", pytest.approx(208 / 3))
+
+
+def test_a_diverged_row_is_judged_as_worse_than_any_value(ablation: Ablation) -> None:
+    """Five seeds of five against none of five: Fisher's exact p is 2 / 252."""
+    names = {"post110": 6.0, "plain": None}
+    results = {
+        name: {s: stopped(name, s, "diverged", NAN) if error is None else result(name, s, error) for s in range(5)}
+        for name, error in names.items()
+    }
+    page = page_of(ablation, results)
+    row = row_of(page, "plain")
+    assert (row.mean, row.contrast, row.n) == (None, None, 0)
+    assert row.verdict is not None
+    assert row.verdict.word == "effect reproduced"
+    assert row.verdict.reason.startswith(
+        "5 of 5 seeds diverged, 0 of 5 of the reference: Fisher's exact test (p = 0.0079)"
+    )
+    assert page.summary == "effect reproduced in 1 of 3 contrasts, 2 inconclusive"
+    tree = json.loads(json.dumps(to_json(page), allow_nan=False))["rows"][-1]
+    assert tree["statuses"] == {"finished": 0, "diverged": 5, "failed": 0, "missing": 0}
+    assert (tree["mean"], tree["contrast"], tree["interval"], tree["verdict"]) == (
+        None,
+        None,
+        None,
+        "effect reproduced",
+    )
+
+
 def test_only_finished_runs_enter_means(ablation: Ablation) -> None:
     diverged, failed = stopped("pre110", 1, "diverged", NAN), stopped("pre110", 2, "failed", OUT_OF_MEMORY)
     results = {**FULL, "pre110": {0: FULL["pre110"][0], 1: diverged, 2: failed}}
@@ -84,7 +125,8 @@ def test_only_finished_runs_enter_means(ablation: Ablation) -> None:
     assert row.contrast is not None
     assert row.contrast.n == 1
     assert row.verdict is not None
-    assert (row.verdict.word, row.verdict.reason) == ("inconclusive", "one seed has no interval")
+    assert (row.verdict.word, row.verdict.seeds_needed) == ("inconclusive", 10)
+    assert row.verdict.reason.startswith("1 of 2 seeds diverged, 0 of 3 of the reference (Fisher's exact p = 0.4)")
 
 
 @pytest.mark.parametrize("value", [{}, {"test_top1_error": float("nan")}], ids=["absent", "not a number"])

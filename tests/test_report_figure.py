@@ -10,16 +10,10 @@ import pytest
 from repro.ablation import Ablation
 from repro.report import Curve, draw, read_curve
 from repro.report.contrast_panel import draw_contrasts
-from repro.report.curve_panel import band
+from repro.report.curve_panel import band, draw_curves
 from repro.report.palette import styles
 from repro.results import Result
-from tests.report_study import (
-    FULL,
-    ONE_REFERENCE,
-    finished,
-    page_of,
-    read,
-)
+from tests.report_study import FULL, LADDER, NAN, ONE_REFERENCE, finished, page_of, read, stopped
 
 
 @pytest.fixture
@@ -125,6 +119,31 @@ def test_contrasts_stand_where_they_belong(ablation: Ablation) -> None:
     assert published | reproduced <= drawn
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["pre110", "relu_pre", "bn|after", "plain"]
     assert axes.get_xscale() == "symlog", "0.24 and 59 on one axis"
+
+
+def test_an_accuracy_is_drawn_from_the_recorded_errors(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    page = page_of(read(tmp_path, LADDER), finished(base=[40.0, 38.0], cosine=[30.0, 29.0]))
+    axes = Figure().subplots()
+    look = styles([(row.variant, row.reference) for row in page.rows])
+    draw_curves(axes, page, {"base": [curve(90, 40), curve(80, 38)]}, look, "val")
+    assert [float(y) for y in axes.lines[0].get_ydata()] == [15.0, 61.0]
+    band_ends = {round(float(y), 6) for path in axes.collections[0].get_paths() for y in path.vertices[:, 1]}
+    assert band_ends == {10.0, 20.0, 60.0, 62.0}
+    assert (axes.get_ylabel(), axes.get_title()) == (
+        "top-1 accuracy (%)", "Validation accuracy: mean and range over seeds"
+    )  # fmt: skip
+
+
+def test_a_diverged_row_is_named_in_the_figure(ablation: Ablation) -> None:
+    from matplotlib.figure import Figure
+
+    runs = {seed: stopped("pre110", seed, "diverged", NAN) for seed in range(3)}
+    page = page_of(ablation, {**FULL, "pre110": runs})
+    axes = Figure().subplots()
+    draw_contrasts(axes, page, styles([(row.variant, row.reference) for row in page.rows]))
+    assert [text.get_text() for text in axes.texts] == ["3 of 3 seeds diverged, 0 of 3 of the reference"]
 
 
 def test_long_names_and_dollars_draw(tmp_path: Path) -> None:

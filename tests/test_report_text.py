@@ -16,6 +16,7 @@ from tests.report_study import (
     COST,
     ENVIRONMENT,
     FULL,
+    LADDER,
     NAN,
     ONE_REFERENCE,
     OUT_OF_MEMORY,
@@ -102,14 +103,16 @@ def test_every_row_of_the_table_has_as_many_cells_as_the_header(ablation: Ablati
     [
         pytest.param({}, "missing", id="never started"),
         pytest.param({0: None, 1: None, 2: None}, "missing", id="all missing"),
-        pytest.param({s: stopped("pre110", s, "diverged", NAN) for s in range(3)}, "diverged", id="all diverged"),
+        pytest.param(
+            {s: stopped("pre110", s, "diverged", NAN) for s in range(3)}, "diverged (3 of 3)", id="all diverged"
+        ),
         pytest.param(
             {s: stopped("pre110", s, "failed", OUT_OF_MEMORY) for s in range(3)},
             r"failed: out of memory: tried to allocate 2 GiB \| of 1 GiB", id="all failed, with the reason",
         ),
         pytest.param(
             {0: result("pre110", 0, 3.0), 1: stopped("pre110", 1, "diverged", NAN), 2: None},
-            "3.00 (n = 1); 1 of 3 diverged, 1 of 3 missing", id="one of three left",
+            "3.00 (n = 1); diverged (1 of 3), 1 of 3 missing", id="one of three left",
         ),
         pytest.param(
             {0: result("pre110", 0, 3.0), 1: result("pre110", 1, 4.0), 2: stopped("pre110", 2, "failed", None)},
@@ -121,12 +124,43 @@ def test_runs_without_a_value_are_shown(ablation: Ablation, runs: dict[int, Resu
     assert cell(to_markdown(page_of(ablation, {**FULL, "pre110": runs})), "pre110", "reproduced") == shown
 
 
+@pytest.mark.parametrize(
+    ("lost", "contrasts"),
+    [
+        pytest.param(("pre110",), {"pre110": "— (diverged)", "plain": "+59.00 [+49.06, +68.94]"}, id="a row"),
+        pytest.param(
+            ("post110",), {"pre110": "— (reference diverged)", "plain": "— (reference diverged)"}, id="the reference"
+        ),
+        pytest.param(
+            ("post110", "pre110"), {"pre110": "— (both diverged)", "plain": "— (reference diverged)"}, id="both"
+        ),
+    ],
+)
+def test_a_contrast_to_a_diverged_row_is_named(
+    ablation: Ablation, lost: tuple[str, ...], contrasts: dict[str, str]
+) -> None:
+    runs = {name: {seed: stopped(name, seed, "diverged", NAN) for seed in range(3)} for name in lost}
+    text = to_markdown(page_of(ablation, {**FULL, **runs}))
+    for name in lost:
+        assert cell(text, name, "reproduced") == "diverged (3 of 3)"
+    assert {name: cell(text, "plain ¹" if name == "plain" else name, "contrast [") for name in contrasts} == contrasts
+    assert not re.search(r"\b(nan|None|inf)\b", text.replace("loss is nan", ""))
+
+
+def test_accuracy_is_shown_as_published(tmp_path: Path) -> None:
+    text = to_markdown(
+        page_of(read(tmp_path, LADDER), finished(base=[40.0, 38.0], cosine=[30.0, 29.0], longer=[29, 27]))
+    )
+    assert cells_of(text, "variant")[2:6:2] == ["published top-1 accuracy %", "reproduced top-1 accuracy %, n = 2"]
+    assert cells_of(text, "cosine")[:5] == ["cosine", "base", "79.30 ¹", "+0.30", "70.50 ± 0.71"]
+
+
 def test_reasons_are_listed_once_with_their_seeds(ablation: Ablation) -> None:
     runs = {0: stopped("pre110", 0, "diverged", NAN), 1: None, 2: stopped("pre110", 2, "diverged", NAN)}
     text = to_markdown(page_of(ablation, {**FULL, "pre110": runs}))
     assert "- **pre110**, seeds 0, 2: diverged: training loss is nan in epoch 3\n" in text
     assert "- **pre110**, seed 1: missing: no result yet\n" in text
-    assert "- **pre110**: no seed has finished runs of both rows.\n" in text
+    assert "- **pre110**: 2 of 2 seeds diverged, 0 of 3 of the reference (Fisher's exact p = 0.1); 4 seeds" in text
     assert "means favour the row that lost it" in text
 
 

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from repro.stats import Contrast, has_ties, kendall, mean_std, paired_contrast, seeds_needed
+from repro.stats import (
+    Contrast,
+    fisher,
+    has_ties,
+    kendall,
+    mean_std,
+    paired_contrast,
+    seeds_needed,
+    seeds_needed_for_rates,
+)
 
 ERRORS = st.integers(0, 10_000).map(lambda hundredths: hundredths / 100)
 PAIRS = st.dictionaries(st.integers(0, 30), st.tuples(ERRORS, ERRORS), min_size=2, max_size=12)
@@ -187,6 +196,35 @@ def test_kendall_ranks_only(pairs: list[tuple[int, int]]) -> None:
     assert found is not None
     assert kendall([2.5 * a + 1 for a in published], [b**3 for b in reproduced]) == found
     assert kendall(published, [-b for b in reproduced]) == (pytest.approx(-found[0]), pytest.approx(found[1]))
+
+
+@pytest.mark.parametrize(
+    ("variant", "reference", "p"),
+    [
+        # all of n against none of n: 2 / binomial(2 n, n)
+        pytest.param((3, 0), (0, 3), 2 / 20, id="three of three"),
+        pytest.param((5, 0), (0, 5), 2 / 252, id="five of five"),
+        pytest.param((4, 1), (0, 5), 2 * 5 / 210, id="four of five"),
+        pytest.param((2, 3), (2, 3), 1.0, id="equal"),
+        pytest.param((0, 0), (3, 0), 1.0, id="no run"),
+    ],
+)
+def test_fisher(variant: tuple[int, int], reference: tuple[int, int], p: float) -> None:
+    assert fisher(variant, reference) == pytest.approx(p)
+    assert fisher(reference, variant) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(
+    ("variant", "reference", "needed"),
+    [
+        pytest.param((3, 0), (0, 3), 4, id="all against none"),
+        pytest.param((0, 2), (2, 0), 4, id="none against all"),
+        pytest.param((1, 1), (0, 3), 10, id="half against none"),
+        pytest.param((2, 2), (3, 3), None, id="equal shares"),
+    ],
+)
+def test_seeds_needed_for_shares(variant: tuple[int, int], reference: tuple[int, int], needed: int | None) -> None:
+    assert seeds_needed_for_rates(variant, reference, 0.05) == needed
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])

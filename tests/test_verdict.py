@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.stats import Contrast, paired_contrast
-from repro.verdict import Direction, Verdict, judge, summary
+from repro.verdict import Direction, Divergence, Verdict, judge, summary
 
 
 def contrast(low: float, high: float, n: int = 3, sd: float = 1.0) -> Contrast:
@@ -78,6 +78,44 @@ def test_both_rows_swapped_with_the_publication_is_the_same_verdict(pairs: list[
     back = judge(paired_contrast(reference, variant), -sign, None)
     assert there == back
     assert judge(paired_contrast(variant, reference), 100 * sign, None) == there, "the published size decides nothing"
+
+
+def lost(variant: int, reference: int, of: int = 5, better: Direction = "lower") -> Divergence:
+    return Divergence((variant, of - variant), (reference, of - reference), better)
+
+
+@pytest.mark.parametrize(
+    ("found", "published", "diverged", "word", "reason"),
+    [
+        pytest.param(None, 1.0, lost(5, 0), "effect reproduced", "on the published side", id="all, published worse"),
+        pytest.param(None, -1.0, lost(5, 0), "not reproduced", "opposite", id="all, published better"),
+        pytest.param(None, -1.0, lost(0, 5), "effect reproduced", "0 of 5 seeds diverged, 5 of 5", id="the reference"),
+        pytest.param(None, -1.0, lost(5, 0, better="higher"), "effect reproduced", "published side", id="an accuracy"),
+        pytest.param(None, 1.0, lost(5, 5), "inconclusive", "no seed has finished", id="both rows"),
+        pytest.param(None, 1.0, lost(3, 0, of=3), "inconclusive", "4 seeds would settle it", id="three seeds"),
+        pytest.param(ONE_SEED, 1.0, lost(4, 0), "effect reproduced", "p = 0.048", id="four of five"),
+        pytest.param(AROUND_LOW, 1.0, lost(1, 0), "inconclusive", "1 of 5 seeds diverged", id="one, interval open"),
+        pytest.param(ABOVE, 1.0, lost(1, 0), "effect reproduced", "the interval excludes 0", id="both say worse"),
+        pytest.param(BELOW, -1.0, lost(1, 0), "inconclusive", "favours the row that lost more", id="survivors better"),
+        pytest.param(BELOW, 1.0, lost(1, 0), "inconclusive", "favours the row that lost more", id="survivors opposite"),
+        pytest.param(BELOW, -1.0, lost(1, 1), "effect reproduced", "the interval", id="equally many say nothing"),
+        pytest.param(None, None, lost(5, 0), None, "no published contrast", id="nothing published"),
+    ],
+)
+def test_divergence(
+    found: Contrast | None, published: float | None, diverged: Divergence, word: str | None, reason: str
+) -> None:
+    verdict = judge(found, published, None, diverged)
+    assert verdict.word == word
+    assert reason in verdict.reason
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.sampled_from([-1.0, 1.0]), st.sampled_from([BELOW, ABOVE, None]))
+def test_divergence_is_symmetric(one: int, other: int, sign: float, found: Contrast | None) -> None:
+    there = judge(found, sign, None, lost(one, other))
+    turned = {id(BELOW): ABOVE, id(ABOVE): BELOW}.get(id(found))
+    back = judge(turned, -sign, None, lost(other, one))
+    assert (there.word, there.seeds_needed) == (back.word, back.seeds_needed)
 
 
 YES, NO, OPEN, NONE = (

@@ -47,22 +47,29 @@ def load(
     """
     delivery = Delivery(batch_size, seed, device, channels_last, rank, world, accumulate)
     if isinstance(config, ImagenetConfig):
-        from repro.data.imagenet import folder_splits
+        from repro.data.files.imagenet import file_splits
 
-        return folder_splits(config, augment, evaluation, delivery)
-    from repro.data.tensors import resident_splits
+        return file_splits(config, augment, evaluation, delivery)
+    from repro.data.resident.tensors import resident_splits
 
     return resident_splits(_arrays(config), config, augment, evaluation, delivery)
 
 
 def prepare(config: DataConfig) -> None:
-    """Check or generate the data once, so that runs in parallel only read. Raises InputError as `load` does."""
-    if isinstance(config, ImagenetConfig):
-        from repro.data.imagenet import check_folders
+    """Check, generate or fetch the data once, so that runs in parallel only read.
 
-        check_folders(config)
-    else:
-        _arrays(config)
+    Raises InputError as `load` does, and when what is missing cannot be fetched.
+    """
+    if isinstance(config, ImagenetConfig):
+        from repro.data.files.imagenet import check_files
+
+        check_files(config)
+        return
+    if isinstance(config, CifarConfig) and config.download:
+        from repro.data.fetch import fetch
+
+        fetch(config)
+    _arrays(config)
 
 
 def _arrays(config: DigitsConfig | ShapesConfig | CifarConfig) -> ArraySplits:

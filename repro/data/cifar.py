@@ -43,9 +43,10 @@ def _expected(config: CifarConfig) -> tuple[Path, dict[str, list[tuple[str, str,
     source = CIFAR10 if config.name == "cifar10" else CIFAR100
     folder = Path(config.root).expanduser() / source.base_folder
     if not folder.is_dir():
+        hint = "" if config.download else ", or data.download=true to have it fetched before the runs"
         raise InputError(
             f"{folder}: no such folder; data={config.name} needs {source.base_folder}/ (the extracted Python version, "
-            f"as torchvision keeps it) under data.root, which is {config.root!r}; set data.root=/path"
+            f"as torchvision keeps it) under data.root, which is {config.root!r}; set data.root=/path{hint}"
         )
     lists = {"train": source.train_list, "test": source.test_list}
     return folder, {s: [(name, md5, PUBLISHED_ROWS[s] // len(lists[s])) for name, md5 in lists[s]] for s in lists}

@@ -58,10 +58,11 @@ class CifarConfig(Typed):
 class ImagenetConfig(Typed):
     """ImageNet-1k, a subset of it, or any images in class folders; `val` images of train are held out.
 
-    `source`: `folder` (`root/{train,val}/CLASS/*`; the val folder is the test split), `tars` (webdataset shards below
-    root) or `huggingface` (a data set's name or path in root), read through timm. `keep`: the class folders that are
-    used: null for all, a number for the first so many by name, or their names. `test`: images held out as the test
-    split where `root` has class folders but no train and val. `size` is that of training crops.
+    `source`: `folder` (`root/{train,val}/CLASS/*`; the val folder is the test split), `tars` (webdataset shards or tars
+    of class folders below root) or `huggingface` (a data set's path, or its name in the library's cache, in root; read
+    through timm). `keep`: the class folders that are used: null for all, a number for the first so many by name, or
+    their names. `test`: images held out as the test split where `root` has class folders but no train and val. `size`
+    is that of training crops.
     """
 
     name: Literal["imagenet", "imagenet100", "imagenette", "folder"] = "imagenet"
@@ -156,6 +157,8 @@ class AugmentConfig(Typed):
             raise ValueError(f"area=[{self.area[0]:g}, {self.area[1]:g}] exceeds the image; expected at most 1")
         if self.crop == "scale_jitter" and self.shorter_side[0] < 1:
             raise ValueError(f"shorter_side from {self.shorter_side[0]:g} is less than the crop; expected at least 1")
+        if self.color_jitter[3] > 0.5:
+            raise ValueError(f"color_jitter turns the hue by {self.color_jitter[3]:g} of the circle; at most 0.5")
         return self
 
 

@@ -16,38 +16,50 @@ def cpu_generator(purpose: str, *key: int | str) -> torch.Generator:
 
 
 class Shuffle:
-    """A permutation of `count` positions for each epoch. Lightning sets the epoch; a bare loop may do so itself."""
+    """An order of `count` images for each epoch. Lightning sets the epoch; a bare loop may do so itself.
 
-    def __init__(self, count: int, seed: int) -> None:
+    With `repeats` each image comes so often in turn, and the epoch keeps its length: only the beginning of the
+    permutation is seen (Berman et al., arXiv:1902.05509).
+    """
+
+    def __init__(self, count: int, seed: int, repeats: int = 1) -> None:
         self.count = count
         self.seed = seed
+        self.repeats = repeats
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation of the next pass."""
+        """Choose the order of the next pass."""
         self.epoch = epoch
 
     def order(self) -> Tensor:
-        """Return the permutation `(count,)`, int64, a function of (seed, epoch)."""
-        return torch.randperm(self.count, generator=cpu_generator("order", self.seed, self.epoch))
+        """Return the images in their order, int64 `(count,)`, a function of (seed, epoch)."""
+        permutation = torch.randperm(self.count, generator=cpu_generator("order", self.seed, self.epoch))
+        return permutation if self.repeats == 1 else permutation.repeat_interleave(self.repeats)[: self.count]
 
 
 def training_slices(count: int, delivery: Delivery) -> list[slice]:
-    """Return, for each step of an epoch, this rank's part of the order: rows rank*b to (rank+1)*b of the global batch.
+    """Return this rank's parts of the order in an epoch: of each step rows rank*b to (rank+1)*b of the global batch.
 
-    The last incomplete batch is dropped. Raises InputError when there is no complete one, or when the batch does not
-    divide over the ranks.
+    They come as `accumulate` parts of equal size, one after the other. The last incomplete global batch is dropped.
+    Raises InputError when there is no complete one, or when it does not divide over the ranks and their parts.
     """
-    whole, world = delivery.batch_size, delivery.world
+    whole, world, accumulate = delivery.batch_size, delivery.world, delivery.accumulate
     if whole % world:
         raise InputError(f"recipe.batch_size={whole} is the global batch and does not divide over {world} devices")
+    share = whole // world
+    if share % accumulate:
+        raise InputError(
+            f"a device's share of {share} images does not divide into {accumulate} parts; set trainer.micro_batch to "
+            "a divisor of it"
+        )
     if count < whole:
         raise InputError(
             f"recipe.batch_size={whole} is more than the {count} training images; expected at least one full batch"
         )
-    part = whole // world
-    starts = range(delivery.rank * part, count // whole * whole, whole)
-    return [slice(start, start + part) for start in starts]
+    part = share // accumulate
+    steps = range(delivery.rank * share, count // whole * whole, whole)
+    return [slice(start, start + part) for step in steps for start in range(step, step + share, part)]
 
 
 def evaluation_positions(count: int, delivery: Delivery) -> range:
@@ -57,5 +69,5 @@ def evaluation_positions(count: int, delivery: Delivery) -> range:
 
 def evaluation_slices(count: int, delivery: Delivery) -> list[slice]:
     """Return slices that cover a rank's own `count` images in order; the last may be shorter, none is padded."""
-    part = max(1, delivery.batch_size // delivery.world)
+    part = max(1, delivery.batch_size // (delivery.world * delivery.accumulate))
     return [slice(start, min(start + part, count)) for start in range(0, count, part)]

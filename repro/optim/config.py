@@ -21,8 +21,8 @@ def _duration(text: object) -> str:
 DurationText = Annotated[str, BeforeValidator(_duration)]
 
 ParameterKind = Literal["norm", "bias", "gain", "depthwise"]
-"""What a parameter can be besides an ordinary weight: scale or shift of a normalisation; bias of another layer; gain of a
-standardised convolution or of a residual branch; weight of a depthwise convolution."""
+"""What a parameter can be besides an ordinary weight: scale or shift of a normalisation; bias of another layer; gain of
+a standardised convolution or of a residual branch; weight of a depthwise convolution. See `optim/groups.py`."""
 
 
 class OptimizerConfig(Typed):
@@ -51,8 +51,8 @@ class ScheduleConfig(Typed):
     """The learning rate as a closed form of the step; see `optim/schedules.py`.
 
     `step` multiplies by `gamma` at each milestone; `exponential` by `gamma` every `every` (in whole steps of it where
-    `staircase`); `cosine` and `polynomial` (of `power`; 1 is linear) go from 1 to `final_factor` between the end of the
-    warm-up and the end of the run.
+    `staircase`), counted from the start of the run, warm-up included, as TensorFlow does; `cosine` and `polynomial` (of
+    `power`; 1 is linear) go from 1 to `final_factor` between the end of the warm-up and the end of the run.
     """
 
     name: Literal["constant", "step", "cosine", "polynomial", "exponential"]
@@ -100,7 +100,8 @@ class ClipConfig(Typed):
 class BatchNormConfig(Typed):
     """What a recipe changes of batch normalisation.
 
-    `momentum`: weight of the newest batch in the running statistics (PyTorch's 0.1 where null; 1 - the papers' decay).
+    `momentum`: weight of the newest batch in the running statistics (1 - the papers' decay; the network's own where
+    null, mostly PyTorch's 0.1).
     `sync`: statistics over all devices. `recalibrate`: training batches from which the statistics are computed anew
     before an evaluation (0: none).
     """

@@ -73,7 +73,7 @@ def _caret(direction: str) -> int:
 def _reproduced(axes: Axes, row: Row, y: float, color: str) -> None:
     contrast = row.contrast
     if contrast is None:
-        text, offset = "no seed finished in both rows", (6, 0)
+        text, offset = str(row.divergence or "no seed finished in both rows"), (6, 0)
         axes.annotate(text, (0, y), offset, textcoords="offset points", va="center", fontsize=8, color=GREY)
         return
     if contrast.low is not None and contrast.high is not None:

@@ -1,4 +1,4 @@
-"""Right panel of the figure: error against epoch, mean and range over the seeds of each variant."""
+"""Right panel of the figure: the metric against epoch, mean and range over the seeds of each variant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from repro.report.curves import Curve
 from repro.report.format import label
+from repro.report.outcome import as_metric, recorded
 from repro.report.page import Page
 from repro.report.palette import Style
 from repro.report.table import METRICS
@@ -25,16 +26,18 @@ def draw_curves(
     axes: Axes, page: Page, curves: Mapping[str, Sequence[Curve]], look: Mapping[str, Style], split: str
 ) -> None:
     """Draw a line and a min-max band per variant; a variant without curves has none."""
-    column = f"{split}_{page.ablation.metric.name}"
-    bands = {row.variant: band(curves.get(row.variant, ()), column) for row in page.rows}
+    metric = page.ablation.metric
+    column = f"{split}_{recorded(metric.name)}"
+    bands = {row.variant: _in(metric.name, band(curves.get(row.variant, ()), column)) for row in page.rows}
     drawn = {name: found for name, found in bands.items() if found[0]}
     for name, (epochs, means, lows, highs) in drawn.items():
         style = look[name]
         axes.fill_between(epochs, lows, highs, color=style.color, alpha=0.15, linewidth=0)
         axes.plot(epochs, means, color=style.color, linestyle=style.dash, linewidth=1.6, label=label(name))
-    axes.set_title(f"{SPLITS[split].capitalize()} error: mean and range over seeds", fontsize=10)
+    what = METRICS[metric.name].split()[-1]  # error or accuracy
+    axes.set_title(f"{SPLITS[split].capitalize()} {what}: mean and range over seeds", fontsize=10)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{METRICS[page.ablation.metric.name]} ({page.ablation.metric.unit})")
+    axes.set_ylabel(f"{METRICS[metric.name]} ({metric.unit})")
     axes.grid(color="#eeeeee")
     _scale_axis(axes, drawn)
 
@@ -49,6 +52,13 @@ def band(curves: Sequence[Curve], column: str) -> Band:
     epochs = sorted(by_epoch)
     seeds = [by_epoch[epoch] for epoch in epochs]
     return epochs, [fmean(values) for values in seeds], [min(values) for values in seeds], [max(v) for v in seeds]
+
+
+def _in(metric: str, errors: Band) -> Band:
+    """Turn a band of recorded errors into one of the metric; where that is an accuracy, low and high change places."""
+    epochs, *series = errors
+    means, lows, highs = ([as_metric(value, metric) for value in values] for values in series)
+    return (epochs, means, lows, highs) if recorded(metric) == metric else (epochs, means, highs, lows)
 
 
 def _scale_axis(axes: Axes, drawn: Mapping[str, Band]) -> None:

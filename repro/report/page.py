@@ -6,16 +6,17 @@ Pure: takes results that were read before, knows no file and no format. The rend
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from repro.ablation import Ablation, Expected, Published, Variant
+from repro.ablation import Ablation, Expected, Metric, Published
 from repro.report.outcome import STATUSES, Outcome, RunStatus, outcome
 from repro.report.provenance import Provenance, provenance
 from repro.results import Cost, Result
 from repro.stats import Contrast, has_ties, kendall, mean_std, paired_contrast
-from repro.verdict import Verdict, judge, summary
+from repro.verdict import Divergence, Verdict, judge, summary
 
 Results = Mapping[str, Mapping[int, Result | None]]
 
@@ -41,6 +42,8 @@ class Row:
     """Mean over the last epoch's training batches: tells overfitting from a failure to optimise."""
     train_std: float | None
     contrast: Contrast | None
+    divergence: Divergence | None
+    """Of this row and its reference, where any of their runs diverged; None for a reference row."""
     verdict: Verdict | None
     cost: Cost | None
     images_per_second: float | None
@@ -157,7 +160,10 @@ def _row(
 ) -> Row:
     variant, own = ablation.variants[name], outcomes[name]
     published = ablation.published_contrast(name)
-    contrast, verdict = _compared(variant, published, own, outcomes[variant.reference])
+    other = outcomes[variant.reference]
+    contrast, divergence = paired_contrast(_values(own), _values(other)), _divergence(own, other, ablation.metric)
+    verdict = judge(contrast, published, variant.expected.direction if variant.expected else None, divergence)
+    alone = variant.reference == name
     mean, std = _mean_std(run.value for run in own)
     best_mean, best_std = _mean_std(run.best for run in own)
     train_mean, train_std = _mean_std(run.train for run in own)
@@ -176,8 +182,9 @@ def _row(
         best_std=best_std,
         train_mean=train_mean,
         train_std=train_std,
-        contrast=None if variant.reference == name else contrast,
-        verdict=None if variant.reference == name else verdict,
+        contrast=None if alone else contrast,
+        divergence=None if alone else divergence,
+        verdict=None if alone else verdict,
         cost=cost or _recorded_cost(results),
         images_per_second=images_per_second,
         shared=shared,
@@ -192,11 +199,12 @@ def _values(outcomes: Iterable[Outcome]) -> dict[int, float]:
     return {run.seed: run.value for run in outcomes if run.value is not None}
 
 
-def _compared(
-    variant: Variant, published: float | None, own: Iterable[Outcome], reference: Iterable[Outcome]
-) -> tuple[Contrast | None, Verdict]:
-    contrast = paired_contrast(_values(own), _values(reference))
-    return contrast, judge(contrast, published, variant.expected.direction if variant.expected else None)
+def _divergence(own: Iterable[Outcome], reference: Iterable[Outcome], metric: Metric) -> Divergence | None:
+    counts = [Counter(run.status for run in outcomes) for outcomes in (own, reference)]
+    if not any(count["diverged"] for count in counts):
+        return None
+    ended = [(count["diverged"], count["finished"]) for count in counts]
+    return Divergence(ended[0], ended[1], metric.better)
 
 
 def _mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:

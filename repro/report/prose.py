@@ -8,6 +8,11 @@ from repro.report.provenance import Provenance
 from repro.results import Data
 from repro.stats import CONFIDENCE
 
+DIVERGED = (
+    " A seed that diverged in a row has no value there: means favour the row that lost it. In a verdict a diverged "
+    "run is worse than any value; shares of diverged runs are compared by Fisher's exact test."
+)
+
 
 def here(page: Page) -> str:
     """Say what was trained on here, and whether values may be compared with the published ones."""
@@ -28,7 +33,7 @@ def method(page: Page) -> str:
     inputs = [" × ".join(str(size) for size in shape) for shape in page.provenance.inputs]
     price = f" Cost is of one forward pass of one {' or '.join(inputs)} image." if inputs else ""
     diverged = any(row.count("diverged") for row in page.rows)
-    kept = " A seed that diverged in a row has no value there: means favour the row that lost it." if diverged else ""
+    kept = DIVERGED if diverged else ""
     return (
         "Reproduced values are of the test split after the last epoch; ± is the sample standard deviation over seeds. "
         f"Contrasts are paired by seed (variant minus reference) with {CONFIDENCE * 100:g} % t intervals; they are not "

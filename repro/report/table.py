@@ -20,7 +20,7 @@ from repro.report.outcome import STATUSES
 from repro.report.page import Page, Row
 from repro.stats import CONFIDENCE
 
-METRICS = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
+METRICS = {"top1_error": "top-1 error", "top5_error": "top-5 error", "top1_accuracy": "top-1 accuracy"}
 MAC_UNITS = (("GMACs", 10**9), ("MMACs", 10**6))
 PARAM_UNITS = (("M", 10**6), ("k", 10**3))
 LONGEST_MESSAGE = 60
@@ -86,7 +86,7 @@ def _decimals(page: Page) -> int:
     return max(1, page.ablation.metric.decimals)
 
 
-def _error(page: Page) -> str:
+def _metric(page: Page) -> str:
     return f"{METRICS[page.ablation.metric.name]} {page.ablation.metric.unit}"
 
 
@@ -98,7 +98,7 @@ def _published_columns(page: Page, notes: Footnotes) -> list[Column]:
     return [
         Column("variant", names, left=True),
         *several,
-        Column(f"published {_error(page)}", tuple(_published(row, page, notes) for row in rows)),
+        Column(f"published {_metric(page)}", tuple(_published(row, page, notes) for row in rows)),
         Column("contrast", tuple(_published_contrast(row, _decimals(page), notes) for row in rows)),
     ]
 
@@ -129,7 +129,7 @@ def _reproduced_columns(page: Page, notes: Footnotes) -> list[Column]:
     n = f", n = {counts.pop()}" if len(counts) == 1 else ""
     decimals = _decimals(page)
     return [
-        Column(f"reproduced {_error(page)}{n}", tuple(_reproduced(row, decimals, not n) for row in page.rows)),
+        Column(f"reproduced {_metric(page)}{n}", tuple(_reproduced(row, decimals, not n) for row in page.rows)),
         Column(f"contrast [{CONFIDENCE * 100:g} %]", tuple(_contrast(row, decimals) for row in page.rows)),
         Column("verdict", tuple(_verdict(row) for row in page.rows), left=True),
         *_beside("train", [(row.train_mean, row.train_std) for row in page.rows], TRAIN, decimals, notes),
@@ -156,12 +156,14 @@ def _reproduced(row: Row, decimals: int, with_n: bool) -> str:
 
 
 def _lost(row: Row) -> str:
-    """Say what happened to the seeds without a value: `missing`, `2 of 3 diverged`, `failed: MESSAGE`."""
+    """Say what happened to the seeds without a value: `diverged (2 of 3)`, `1 of 3 failed`, `failed: MESSAGE`."""
     total, parts = len(row.outcomes), []
     for status in STATUSES[1:]:
         runs = [run for run in row.outcomes if run.status == status]
         reason = f": {escape(shorten(runs[0].message, LONGEST_MESSAGE))}" if runs and status == "failed" else ""
-        if runs:
+        if runs and status == "diverged":
+            parts.append(f"diverged ({len(runs)} of {total})")
+        elif runs:
             parts.append(status + reason if len(runs) == total else f"{len(runs)} of {total} {status}")
     return ", ".join(parts)
 
@@ -170,9 +172,19 @@ def _contrast(row: Row, decimals: int) -> str:
     if row.is_reference:
         return "ref"
     if row.contrast is None:
-        return DASH
+        return DASH + _why_no_contrast(row)
     fewer = f" (n = {row.contrast.n})" if 1 < row.contrast.n < row.n else ""
     return contrast_text(row.contrast, decimals) + fewer
+
+
+def _why_no_contrast(row: Row) -> str:
+    """Name the side that diverged in all its runs."""
+    if row.divergence is None:
+        return ""
+    lost = [count > 0 and left == 0 for count, left in (row.divergence.variant, row.divergence.reference)]
+    return {(True, True): " (both diverged)", (True, False): " (diverged)", (False, True): " (reference diverged)"}.get(
+        (lost[0], lost[1]), ""
+    )
 
 
 def _verdict(row: Row) -> str:

@@ -55,8 +55,8 @@ def pixels(text: str | None) -> int | None:
 FIGURES = (".png", ".svg", ".pdf")
 
 
-def figure_path(out: str | None) -> Path | None:
-    """Read `--out FIGURE` before anything is measured that could not be written after it; makes the folder.
+def figure_path(out: str | None, flag: str = "--out") -> Path | None:
+    """Read the path after `flag` before anything is measured that could not be drawn then; makes the folder.
 
     Raises InputError for another ending, for a folder, and where the folder cannot be made.
     """
@@ -64,11 +64,11 @@ def figure_path(out: str | None) -> Path | None:
         return None
     path = Path(out)
     if path.suffix.lower() not in FIGURES:
-        raise InputError(f"--out {out}: expected a file that ends in {', '.join(FIGURES)}")
+        raise InputError(f"{flag} {out}: expected a file that ends in {', '.join(FIGURES)}")
     if path.is_dir():
-        raise InputError(f"--out {out}: that is a folder, expected a file")
+        raise InputError(f"{flag} {out}: that is a folder, expected a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: the folder cannot be made ({error.strerror})") from None
+        raise InputError(f"{flag} {out}: the folder cannot be made ({error.strerror})") from None
     return path

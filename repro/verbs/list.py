@@ -15,14 +15,17 @@ from rich.text import Text
 
 from repro import ablation
 from repro.ablation import Ablation
+from repro.config import Expected, RecipeConfig
 from repro.console import console
 from repro.cost.count import cached_price, known_price
 from repro.errors import InputError, unknown
 from repro.models.config import Family
 from repro.models.presets import load_preset
 from repro.paths import options as choices
+from repro.recipes import about_of, load_recipe
 from repro.report.compare_table import Model, data_set, describe, error_text, quantities, records, source_mark
 from repro.report.format import DASH
+from repro.report.recipe_text import duration_text, expected_text, optimizer_text, short_paper
 from repro.report.table import Footnotes
 
 KINDS = ("ablations", "models", "data", "recipes", "scales")
@@ -38,18 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the ablations, the models with their prices, or the names of another kind."""
+    """Print the ablations, the models with their prices, the recipes, or the names of another kind."""
     return list_all(options.kind, options.json, options.pattern)
 
 
 def list_all(kind: str, as_json: bool, pattern: str | None = None) -> int:
-    """Print the ablations, the models with their prices, or the names of another kind."""
+    """Print the ablations, the models with their prices, the recipes, or the names of another kind."""
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS, where="repro list")
     if pattern is not None and kind != "models":
         raise InputError(f"repro list {kind} {pattern}: only models take a pattern, as in repro list models 'resnext*'")
     if kind == "models":
         return list_models(pattern, as_json)
+    if kind == "recipes":
+        return list_recipes(as_json)
     if kind != "ablations":
         names = choices(_GROUPS[kind])
         print(json.dumps(names, indent=2) if as_json else "\n".join(names))
@@ -78,6 +83,53 @@ def _list_ablations(as_json: bool) -> int:
 def _summary(spec: Ablation) -> dict[str, Any]:
     head = {"name": spec.name, "title": spec.title, "claim": spec.claim}
     return {**head, "rows": len(spec.variants), "scales": list(spec.scales)}
+
+
+def list_recipes(as_json: bool) -> int:
+    """Print how the papers train: data, length, batch, learning rate, optimiser, and the error that is expected."""
+    recipes = [load_recipe(name) for name in choices("recipe")]
+    if as_json:
+        print(json.dumps([_recipe_record(recipe) for recipe in recipes], indent=2))
+        return 0
+    table = Table("recipe", "paper", "data", "duration", box=None, pad_edge=False)
+    for heading in ("batch", "peak lr"):
+        table.add_column(heading, justify="right")
+    for heading in ("optimiser", "expected top-1 error"):
+        table.add_column(heading)
+    for recipe in recipes:
+        table.add_row(*map(Text, _recipe_row(recipe)))
+    console().print(table)
+    print("\nNext: repro show recipe/NAME; repro train recipe=NAME")
+    return 0
+
+
+def _recipe_row(recipe: RecipeConfig) -> tuple[str, ...]:
+    about, expected = about_of(recipe), _main_expected(recipe)
+    return (
+        recipe.name,
+        short_paper(about.paper),
+        re.split(r"[,(]", about.data)[0].strip(),
+        duration_text(recipe.duration),
+        str(recipe.batch_size),
+        f"{recipe.peak_lr:g}",
+        optimizer_text(recipe),
+        expected_text(expected) if expected else DASH,
+    )
+
+
+def _main_expected(recipe: RecipeConfig) -> Expected | None:
+    """Return what is expected of the network that the recipe is best known for, else of the first."""
+    about = about_of(recipe)
+    own = [entry for entry in about.expected if entry.model == about.model]
+    return next(iter([*own, *about.expected]), None)
+
+
+def _recipe_record(recipe: RecipeConfig) -> dict[str, Any]:
+    about = about_of(recipe).model_dump(mode="json")
+    head = {"name": recipe.name, **{key: about[key] for key in ("paper", "section", "data", "images", "model")}}
+    numbers = {"duration": recipe.duration, "batch_size": recipe.batch_size, "peak_lr": recipe.peak_lr}
+    optimizer = recipe.optimizer.model_dump(mode="json")
+    return {**head, **numbers, "optimizer": optimizer, "expected": about["expected"]}
 
 
 def list_models(pattern: str | None, as_json: bool) -> int:

@@ -1,9 +1,10 @@
-"""`repro show`: an ablation's rows and published values, or a model's axes. Imports neither torch nor Hydra."""
+"""`repro show`: an ablation's rows and published values, a model's axes, or a recipe. Needs neither torch nor Hydra."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,41 +12,74 @@ from rich.table import Table
 from repro import ablation
 from repro.ablation import Ablation
 from repro.console import console
-from repro.errors import unknown
+from repro.errors import InputError, unknown
 from repro.models.presets import LIBRARIES, load_preset
 from repro.paths import options as choices
+from repro.verbs.inputs import FIGURES
+
+_RECIPE = "recipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's words."""
-    parser.add_argument("name", metavar="ABLATION|MODEL")
+    """Declare the verb's words and flags."""
+    parser.add_argument("name", metavar="ABLATION|MODEL|RECIPE", help="recipe/NAME where a model has that name too")
+    parser.add_argument(
+        "words", nargs="*", metavar="KEY=VALUE", help="of a recipe: overrides such as recipe.schedule.name=cosine"
+    )
+    parser.add_argument(
+        "--figure", metavar="FILE", help=f"of a recipe: draw its learning rate there: {', '.join(FIGURES)}"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the ablation or the model of that name."""
-    return show(options.name, options.json)
+    """Print the ablation, the model or the recipe of that name."""
+    return show(options.name, options.json, options.words, options.figure)
 
 
-def show(name: str, as_json: bool) -> int:
-    """Print an ablation's rows and published values, or a model preset's axes."""
-    of_library = name.partition("/")[0] in LIBRARIES
-    is_file = ("/" in name and not of_library) or name.endswith((".yaml", ".yml"))
-    if is_file or name in ablation.names():
-        spec = ablation.load(name)
-        if as_json:
-            print(json.dumps(_ablation_tree(spec), indent=2))
-        else:
-            _print_ablation(spec)
-        return 0
-    if not of_library and name not in choices("model"):
-        raise unknown("ablation or model", name, [*ablation.names(), *choices("model")])
+def show(name: str, as_json: bool, words: Sequence[str] = (), figure: str | None = None) -> int:
+    """Print an ablation's rows and published values, a model preset's axes, or how a recipe trains."""
+    kind = _kind(name)
+    if kind == _RECIPE:
+        from repro.verbs.show_recipe import show_recipe
+
+        return show_recipe(name.removeprefix(f"{_RECIPE}/"), words, as_json, figure)
+    if words or figure is not None:
+        given = words[0] if words else f"--figure {figure}"
+        recipe = name if name in choices(_RECIPE) else "NAME"
+        raise InputError(f"repro show {name}: only a recipe takes {given} (repro show {_RECIPE}/{recipe} {given})")
+    return _show_ablation(name, as_json) if kind == "ablation" else _show_model(name, as_json)
+
+
+def _kind(name: str) -> str:
+    """Say what a name means; a model comes before a recipe of the same name, which is then recipe/NAME."""
+    source, slash, _ = name.partition("/")
+    if slash and source in (_RECIPE, *LIBRARIES):
+        return _RECIPE if source == _RECIPE else "model"
+    if slash or name.endswith((".yaml", ".yml")) or name in ablation.names():
+        return "ablation"
+    for kind in ("model", _RECIPE):
+        if name in choices(kind):
+            return kind
+    raise unknown("ablation, model or recipe", name, [*ablation.names(), *choices("model"), *choices(_RECIPE)])
+
+
+def _show_ablation(name: str, as_json: bool) -> int:
+    spec = ablation.load(name)
+    if as_json:
+        print(json.dumps(_ablation_tree(spec), indent=2))
+    else:
+        _print_ablation(spec)
+    return 0
+
+
+def _show_model(name: str, as_json: bool) -> int:
     axes = load_preset(name).model_dump(mode="json")
     if as_json:
         print(json.dumps(axes, indent=2))
         return 0
     for axis, value in axes.items():
         _print_axis(axis, value)
-    if of_library:
+    if name.partition("/")[0] in LIBRARIES:
         print(f"\nThe name is looked up in {axes['source']} when the network is built: repro cost {name}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Augmentation by the batch on the device: zero padding with a random crop, and a horizontal flip.
+"""Padding with a random crop, and a horizontal flip, by the batch on the device.
 
 He et al., CVPR 2016, section 4.2: 4 pixels are padded on each side, and a crop of the native size is taken at random
 from the padded image or its mirror image. Images come here normalised, so that zero is the mean of the training images.
@@ -7,6 +7,7 @@ from the padded image or its mirror image. Images come here normalised, so that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as functional
@@ -34,24 +35,40 @@ class Draws:
 def draw_epoch(pad: int, flip: bool, count: int, seed: int, epoch: int) -> Draws:
     """Draw for `count` images, as a function of (seed, epoch, position); crops are the same with and without flips."""
     crops = torch.randint(0, 2 * pad + 1, (2, count), generator=cpu_generator("crop", seed, epoch))
+    return Draws(crops[0], crops[1], draw_flips(flip, count, seed, epoch))
+
+
+def draw_flips(flip: bool, count: int, seed: int, epoch: int) -> Tensor:
+    """Draw which images are mirrored, bool `(N,)`: half of them at random, or none."""
     flips = torch.randint(0, 2, (count,), generator=cpu_generator("flip", seed, epoch)).bool()
-    return Draws(crops[0], crops[1], flips if flip else torch.zeros(count, dtype=torch.bool))
+    return flips if flip else torch.zeros(count, dtype=torch.bool)
 
 
 class CropFlip:
     """Pads, crops and flips a batch of square images of `size` on `device`, in one gather."""
 
-    def __init__(self, pad: int, size: int, device: torch.device) -> None:
+    def __init__(self, pad: int, size: int, device: torch.device, mode: Literal["zeros", "reflect"] = "zeros") -> None:
         self.pad = pad
+        self.mode = mode
         self.line = torch.arange(size, device=device)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Augment `(B, H, W, C)`: cut each padded image at its row and column, then flip it if it is to be."""
         batch, size, _, channels = images.shape
-        padded = functional.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad)) if self.pad else images
+        padded = self._padded(images)
         side = size + 2 * self.pad
         across = torch.where(draws.flips[:, None], size - 1 - self.line, self.line) + draws.columns[:, None]  # (B, W)
         first = torch.arange(batch, device=images.device) * side + draws.rows
         down = (first[:, None] + self.line) * side  # (B, H)
         pixels = (down[:, :, None] + across[:, None, :]).reshape(-1)
         return padded.reshape(-1, channels).index_select(0, pixels).view(batch, size, size, channels)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        if not self.pad:
+            return images
+        if self.mode == "zeros":
+            return functional.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
+        size = images.shape[1]
+        line = torch.arange(-self.pad, size + self.pad, device=images.device).abs()
+        line = size - 1 - (size - 1 - line).abs()  # the outer pixel is not repeated
+        return images.index_select(1, line).index_select(2, line)

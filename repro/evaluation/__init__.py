@@ -1,0 +1,1 @@
+"""What `repro evaluate` evaluates and measures; `repro/evaluate.py` puts it together. Imports no torch by itself."""
