@@ -22,12 +22,12 @@ import argparse
 import contextlib
 import io
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,6 +44,7 @@ from repro.cost.count import cached_price
 from repro.data import Splits, load
 from repro.data.order import Shuffle
 from repro.models import build
+from repro.optim.config import EmaConfig
 from repro.optim.ema import Ema
 from repro.optim.optimizers import build_optimizer
 from repro.optim.schedules import build_schedule
@@ -58,7 +59,7 @@ PEAKS = {
 """Peak TFLOP/s by a part of the device's name: the maker's dense bf16 figure, fp16 for V100 and T4, which lack it."""
 
 CIFAR = ("data=shapes", "data.size=32", "recipe=he2015_cifar", "recipe.batch_size=32")
-HALF = "recipe.batch_size=16"
+FEWER = "recipe.batch_size=16"
 IMAGENET = ("data=imagenet", "data.val=0", "recipe=xie2017_imagenet", "recipe.batch_size=256")
 
 
@@ -75,10 +76,7 @@ CPU_CASES = (
     Case("resnet20, width 8, digits 8", ("model=resnet20", "model.stem_width=8", "model.widths=[8,16,32]")),
     Case("resnet20, 32", ("model=resnet20", *CIFAR)),
     Case("resnet56, 32", ("model=resnet56", *CIFAR)),
-    Case(
-        "resnext29 8x8d (64d narrowed), 32",
-        ("model=resnext29_8x64d", "model.width_per_group=8", *CIFAR, "recipe.batch_size=16"),
-    ),
+    Case("resnext29 8x8d (64d narrowed), 32", ("model=resnext29_8x64d", "model.width_per_group=8", *CIFAR, FEWER)),
 )
 GPU_CASES = (
     Case("resnet20, 32", ("model=resnet20", *CIFAR, "recipe.batch_size=128")),
@@ -98,13 +96,14 @@ class Task:
 
     def lasting(self, steps: int) -> Task:
         """Return the task with that many timed steps."""
-        recipe = self.config.recipe.model_copy(update={"duration": f"{WARM + steps}st"})
-        return replace(self, config=self.config.model_copy(update={"recipe": recipe}))
+        return self._with(duration=f"{WARM + steps}st")
 
     def averaged(self, decay: float | None) -> Task:
         """Return the task with or without an average of the weights."""
-        ema = self.config.recipe.ema.model_copy(update={"decay": decay})
-        recipe = self.config.recipe.model_copy(update={"ema": ema})
+        return self._with(ema=EmaConfig(decay=decay))
+
+    def _with(self, **changes: Any) -> Task:
+        recipe = self.config.recipe.model_copy(update=changes)
         return replace(self, config=self.config.model_copy(update={"recipe": recipe}))
 
     def loading(self) -> Callable[..., Splits]:
@@ -219,13 +218,17 @@ def batches(splits: Splits, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield batch
 
 
-def bare(task: Task) -> Seconds:
-    """Seconds a step of a plain loop with the recipe's optimiser, schedule and, where it has one, average."""
+def by_hand(task: Task, reads: bool = False) -> Seconds:
+    """Time a step of a plain loop with the recipe's optimiser, schedule and, where it has one, average.
+
+    `reads`: the host reads loss, top-1 and top-5 of every batch, as usual scripts do.
+    """
     net, splits = set_up(task)
     recipe = task.config.recipe
     optimizer = build_optimizer(net, recipe, fused=task.config.trainer.fused)
     schedule = build_schedule(recipe, len(splits.train))
     average = Ema(net, recipe.ema) if recipe.ema.decay is not None else None
+    sums = [0.0, 0.0, 0.0]
     begin = Seconds(0.0, 0.0)
     for step, (images, labels) in enumerate(batches(splits, schedule.total)):
         if step == WARM:
@@ -234,49 +237,16 @@ def bare(task: Task) -> Seconds:
             group["lr"] = schedule(step)
         optimizer.zero_grad()
         with precision(task):
-            loss = F.cross_entropy(net(images), labels)
+            logits = net(images)
+            loss = F.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
         if average is not None:
             average.update(net, step + 1)
-    return (clock(task.device) - begin) / (schedule.total - WARM)
-
-
-@dataclass
-class Meter:
-    """A running mean on the host."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, value: float, count: int) -> None:
-        """Take in a batch's mean."""
-        self.total += value * count
-        self.count += count
-
-
-def usual(task: Task) -> Seconds:
-    """Seconds a step of a usual script: the bare loop, and the host reads loss, top-1 and top-5 of every batch."""
-    net, splits = set_up(task)
-    optimizer = build_optimizer(net, task.config.recipe, fused=task.config.trainer.fused)
-    schedule = build_schedule(task.config.recipe, len(splits.train))
-    losses, top1, top5 = Meter(), Meter(), Meter()
-    begin = Seconds(0.0, 0.0)
-    for step, (images, labels) in enumerate(batches(splits, schedule.total)):
-        if step == WARM:
-            begin = clock(task.device)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule(step)
-        with precision(task):
-            logits = net(images)
-            loss = F.cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        hits = logits.detach().topk(5).indices == labels[:, None]
-        losses.add(loss.item(), len(labels))
-        top1.add(hits[:, 0].float().mean().item(), len(labels))
-        top5.add(hits.any(1).float().mean().item(), len(labels))
+        if reads:
+            hits = logits.detach().topk(5).indices == labels[:, None]
+            found = loss.item(), hits[:, 0].sum().item(), hits.sum().item()
+            sums = [total + value for total, value in zip(sums, found, strict=True)]
     return (clock(task.device) - begin) / (schedule.total - WARM)
 
 
@@ -296,10 +266,10 @@ def loader_seconds(task: Task, epochs: int = 3) -> float:
 Loops = dict[str, tuple[Callable[[Task], Seconds], float | None, str]]
 DECAY = 0.999
 LOOPS: Loops = {
-    "bare": (bare, None, "bare"),
+    "bare": (by_hand, None, "bare"),
     "run": (ours, None, "bare"),
-    "usual": (usual, None, "bare"),
-    "bare, averaged": (bare, DECAY, "bare, averaged"),
+    "usual": (partial(by_hand, reads=True), None, "bare"),
+    "bare, averaged": (by_hand, DECAY, "bare, averaged"),
     "run, averaged": (ours, DECAY, "bare, averaged"),
 }
 """A loop, the decay of its average, and the loop that it is compared with."""
@@ -307,7 +277,7 @@ LOOPS: Loops = {
 
 def measure(task: Task, rounds: int, seconds: float) -> dict[str, list[Seconds]]:
     """Time the loops in turns that last about `seconds`; an odd round goes through them in the reverse order."""
-    first = bare(task.lasting(2))
+    first = by_hand(task.lasting(2))
     task = task.lasting(max(5, round(seconds / first.wall)))
     found: dict[str, list[Seconds]] = {name: [] for name in LOOPS}
     for number in range(rounds):
@@ -371,7 +341,7 @@ def tasks(gpu: bool, threads: int, only: str) -> Iterator[Task]:
                 yield Task(case, compose(overrides), device)
 
 
-def main() -> int:
+def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
@@ -380,9 +350,12 @@ def main() -> int:
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     options = parser.parse_args()
+    if min(options.rounds, options.seconds, options.threads) <= 0:
+        parser.error("--rounds, --seconds and --threads must be more than 0")
+    if not any(options.only in case.name for case in (GPU_CASES if options.gpu else CPU_CASES)):
+        parser.error(f"--only {options.only}: no case has this in its name")
     if options.gpu and not torch.cuda.is_available():
-        print("benchmarks/training.py: --gpu needs a CUDA device, and torch finds none", file=sys.stderr)
-        return 2
+        parser.error("--gpu needs a CUDA device, and torch finds none")
     if options.gpu:
         name = torch.cuda.get_device_name()
         print(f"{name}: assumed peak {peak(name) or 'unknown'} TFLOP/s in bf16 (dense)\n")
@@ -392,8 +365,7 @@ def main() -> int:
     for task in tasks(options.gpu, options.threads, options.only):
         for row in rows(task, options.rounds, options.seconds):
             print(row, flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

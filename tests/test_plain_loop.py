@@ -7,6 +7,7 @@ same formula in other operations (an average, a norm, a batch in parts), to the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro import folder
 from repro.checkpoint import State, load_weights
@@ -276,6 +279,50 @@ def test_each_part_of_a_recipe_is_what_it_says(harness: Harness, case: Case) -> 
     assert_equal(run.weights, net.state_dict(), 10 * case.bound)
 
 
+class Operators(TorchDispatchMode):
+    """Counts the operators that are dispatched to kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_is_the_loops_operators_and_a_few_small_ones(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the loop's own: the number of hits, and of loss and logits what Lightning and we do to keep them."""
+    inside, alone = Operators(), Operators()
+    begin, end = Classifier.on_train_batch_start, Classifier.on_train_batch_end
+
+    def begin_counting(self: Classifier, *arguments: Any) -> None:
+        inside.__enter__()
+        begin(self, *arguments)
+
+    def end_counting(self: Classifier, *arguments: Any) -> None:
+        end(self, *arguments)
+        inside.__exit__(None, None, None)
+
+    monkeypatch.setattr(Classifier, "on_train_batch_start", begin_counting)
+    monkeypatch.setattr(Classifier, "on_train_batch_end", end_counting)
+    config, run = harness([*SMALL, *DIGITS])
+
+    net, splits = pieces(config)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3, foreach=True)
+    images, labels = next(iter(splits.train))
+    for _ in run.losses:
+        with alone:
+            optimizer.zero_grad()
+            F.cross_entropy(net(images), labels).backward()
+            optimizer.step()
+
+    more = inside.found - alone.found
+    assert not alone.found - inside.found
+    assert more.keys() <= {"argmax", "eq", "sum", "detach", "clone", "div"}
+    assert more.total() <= 11 * len(run.losses)
+
+
 @pytest.mark.parametrize(
     ("ema", "updates", "decay"),
     [
@@ -320,6 +367,23 @@ def test_the_result_is_of_the_averaged_weights(
     net.load_state_dict(average)
     assert run.result.last["test_top1_error"] == pytest.approx(top1_error(net, splits), abs=1e-3)
     assert "val_raw_top1_error" in (tmp_path / "run" / folder.CURVE).read_text().splitlines()[0]
+
+
+@pytest.mark.xfail(strict=True, reason="optim.ema.Ema.applied fills the buffers that the network had while it trained")
+def test_the_average_is_tested_whole_after_the_network_has_left_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning takes a network off its GPU after training: parameters stay the same objects, buffers do not."""
+    config = compose([*SMALL, *DIGITS, "recipe.ema.decay=0.9"])
+    stayed = train(config, tmp_path / "stayed").last
+    teardown = SingleDeviceStrategy.teardown
+
+    def leave(self: SingleDeviceStrategy) -> None:
+        teardown(self)
+        self.lightning_module.double().float()
+
+    monkeypatch.setattr(SingleDeviceStrategy, "teardown", leave)
+    assert train(config, tmp_path / "left").last == stayed
 
 
 def test_a_batch_in_parts_is_the_whole_batch(harness: Harness, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_an_accuracy_is_drawn_from_the_recorded_errors(tmp_path: Path) -> None:
     axes = Figure().subplots()
     look = styles([(row.variant, row.reference) for row in page.rows])
     draw_curves(axes, page, {"base": [curve(90, 40), curve(80, 38)]}, look, "val")
+    assert axes.get_yscale() == "linear"
     assert [float(y) for y in axes.lines[0].get_ydata()] == [15.0, 61.0]
     band_ends = {round(float(y), 6) for path in axes.collections[0].get_paths() for y in path.vertices[:, 1]}
     assert band_ends == {10.0, 20.0, 60.0, 62.0}
@@ -143,7 +144,7 @@ def test_a_diverged_row_is_named_in_the_figure(ablation: Ablation) -> None:
     page = page_of(ablation, {**FULL, "pre110": runs})
     axes = Figure().subplots()
     draw_contrasts(axes, page, styles([(row.variant, row.reference) for row in page.rows]))
-    assert [text.get_text() for text in axes.texts] == ["3 of 3 seeds diverged, 0 of 3 of the reference"]
+    assert [text.get_text() for text in axes.texts] == ["diverged 3 of 3, reference 0 of 3"]
 
 
 def test_long_names_and_dollars_draw(tmp_path: Path) -> None:

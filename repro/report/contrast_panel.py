@@ -73,12 +73,25 @@ def _caret(direction: str) -> int:
 def _reproduced(axes: Axes, row: Row, y: float, color: str) -> None:
     contrast = row.contrast
     if contrast is None:
-        text, offset = str(row.divergence or "no seed finished in both rows"), (6, 0)
-        axes.annotate(text, (0, y), offset, textcoords="offset points", va="center", fontsize=8, color=GREY)
+        _say(axes, y, _why(row))
         return
     if contrast.low is not None and contrast.high is not None:
         axes.plot([contrast.low, contrast.high], [y, y], color=color, linewidth=1.8, solid_capstyle="butt", zorder=2)
     axes.plot(contrast.mean, y, marker=CIRCLE, markersize=6, color=color, linestyle="none", zorder=3)
+
+
+def _why(row: Row) -> str:
+    if row.divergence is None:
+        return "no seed finished in both rows"
+    (lost, kept), (other_lost, other_kept) = row.divergence.variant, row.divergence.reference
+    return f"diverged {lost} of {lost + kept}, reference {other_lost} of {other_lost + other_kept}"
+
+
+def _say(axes: Axes, y: float, text: str) -> None:
+    """Write next to the zero line, on its roomier side."""
+    zero = axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[0]
+    offset, side = ((-6, 0), "right") if zero > 0.5 else ((6, 0), "left")
+    axes.annotate(text, (0, y), offset, textcoords="offset points", ha=side, va="center", fontsize=8, color=GREY)
 
 
 def _separate(axes: Axes, rows: Sequence[Row]) -> None:
@@ -159,4 +172,6 @@ def _legend(axes: Axes, rows: Sequence[Row]) -> None:
         handles.append(Line2D([], [], marker="<", markersize=7, label="published direction", **hollow))
     interval = f"reproduced, {CONFIDENCE * 100:g} % interval"
     handles.append(Line2D([], [], marker=CIRCLE, markersize=6, color=GREY, linewidth=1.8, label=interval))
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False, fontsize=8)
+    inches = axes.figure.bbox.height / axes.figure.dpi
+    below = (0.5, -0.17 * min(1.0, 4.5 / inches))  # the same distance below the axis in a tall figure
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=below, ncols=3, frameon=False, fontsize=8)

@@ -39,7 +39,7 @@ def draw_curves(
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{METRICS[metric.name]} ({metric.unit})")
     axes.grid(color="#eeeeee")
-    _scale_axis(axes, drawn)
+    _scale_axis(axes, drawn, log=recorded(metric.name) == metric.name)
 
 
 def band(curves: Sequence[Curve], column: str) -> Band:
@@ -61,7 +61,8 @@ def _in(metric: str, errors: Band) -> Band:
     return (epochs, means, lows, highs) if recorded(metric) == metric else (epochs, means, highs, lows)
 
 
-def _scale_axis(axes: Axes, drawn: Mapping[str, Band]) -> None:
+def _scale_axis(axes: Axes, drawn: Mapping[str, Band], log: bool) -> None:
+    """Show whole epochs; errors of a wide range on a logarithmic axis, accuracies never."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -71,7 +72,7 @@ def _scale_axis(axes: Axes, drawn: Mapping[str, Band]) -> None:
         axes.text(0.5, 0.5, "no learning curves", transform=axes.transAxes, ha="center", va="center", color="#777777")
         return
     low, high = min(min(found[2]) for found in drawn.values()), max(max(found[3]) for found in drawn.values())
-    if low <= 0 or high / low < LOG_RANGE:
+    if not log or low <= 0 or high / low < LOG_RANGE:
         return
     axes.set_yscale("log")
     ticks = [base * 10.0**power for power in range(-3, 4) for base in (1, 2, 5)]
