@@ -28,6 +28,8 @@ PUBLISHED = {
         "resnet-50": 24.80, "se-resnet-50": 23.29, "resnet-101": 23.17, "se-resnet-101": 22.38, "resnet-152": 22.42,
         "se-resnet-152": 21.57, "resnext-50": 22.11, "se-resnext-50": 21.10, "resnext-101": 21.18,
         "se-resnext-101": 20.70,
+        # Table 3
+        "mobilenet": 28.4, "se-mobilenet": 25.3, "shufflenet": 32.6, "se-shufflenet": 31.0,
         # Tables 10 to 16
         "50-none": 23.30, "50-r2": 22.29, "50-r4": 22.25, "50-r8": 22.26, "50-r16": 22.28, "50-r32": 22.72,
         "50-max": 22.57, "50-tanh": 23.00, "50-relu": 23.47, "50-stage-2": 23.03, "50-stage-3": 23.04,
@@ -90,7 +92,9 @@ def test_se_is_compared_within_one_table() -> None:
     assert all(table[row] == table[variant.reference] for row, variant in spec.variants.items())
     recipes = {row: config.recipe.name for row, config in configs(SE, "imagenet").items()}
     assert {recipe for row, recipe in recipes.items() if row.startswith("50-")} == {"hu2018_ablation"}
-    assert {recipe for row, recipe in recipes.items() if not row.startswith("50-")} == {"hu2018"}
+    mobile = {"mobilenet", "se-mobilenet", "shufflenet", "se-shufflenet"}
+    assert {recipes[row] for row in mobile} == {"hu2018_mobile"}
+    assert {recipe for row, recipe in recipes.items() if not row.startswith("50-") and row not in mobile} == {"hu2018"}
 
 
 COSTS = {  # GMACs and millions of parameters as printed: Tables 2, 10, 13, 15 and 16
@@ -109,6 +113,14 @@ def test_se_costs_what_the_paper_prints(row: str) -> None:
     gmacs, millions = COSTS[row]
     assert gmacs is None or cost.macs / 1e9 == pytest.approx(gmacs, rel=0.005), "the paper also counts what is no MAC"
     assert millions is None or cost.params / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+@pytest.mark.parametrize(("network", "printed"), [("mobilenet", (4.2, 4.7)), ("shufflenet", (1.8, 2.4))])
+def test_se_adds_to_a_mobile_network_what_table_3_prints(network: str, printed: tuple[float, float]) -> None:
+    """To the printed decimals; ShuffleNet itself counts 1.87 M, with or without SE 0.07 M more than is printed."""
+    plain, squeezed = (price(configs(SE, "imagenet")[row]).params / 1e6 for row in (network, f"se-{network}"))
+    assert squeezed - plain == pytest.approx(printed[1] - printed[0], abs=0.05)
+    assert squeezed == pytest.approx(printed[1], abs=0.08)
 
 
 def test_se_adds_two_and_a_half_million_weights_and_no_bias() -> None:

@@ -143,6 +143,13 @@ class SqueezeExcitation(nn.Module):
         return x * (gate if self.gain == 1.0 else gate * self.gain)
 
 
+def plain_squeeze(channels: int, reduction: int | None) -> list[tuple[str, nn.Module]]:
+    """Make the SE block of §3 without biases, as a list of one named layer; an empty one for no reduction."""
+    if reduction is None:
+        return []
+    return [("se", SqueezeExcitation(channels, max(1, round(channels / reduction)), "avg", "sigmoid", False, 1.0))]
+
+
 class Scale(nn.Module):
     """Multiply a branch by alpha (arXiv:2101.08692, §3) and, `learnt`, by a scalar that starts at zero (SkipInit, De &
     Smith, arXiv:2002.10444)."""

@@ -14,7 +14,8 @@ class ShufflenetConfig(Preset):
     """ShuffleNet v1 (Zhang et al., CVPR 2018, arXiv:1707.01083), scaled in width as in its §3.3.
 
     `stem_width` null: 24 x width. The paper prints widths for 1x only; where groups do not divide a scaled width, it
-    is rounded to their nearest multiple.
+    is rounded to their nearest multiple. `se_reduction`: ratio of squeeze-and-excitation on every unit's branch,
+    without biases (Hu et al., arXiv:1709.01507, Table 3); null: none.
     """
 
     family: Literal["shufflenet"] = "shufflenet"
@@ -22,6 +23,7 @@ class ShufflenetConfig(Preset):
     shuffle: bool = True
     width: Positive = 1.0
     stem_width: PositiveInt | None = None
+    se_reduction: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ShufflenetConfig:
@@ -61,13 +63,16 @@ class MobilenetConfig(Preset):
     """MobileNet v1 (Howard et al. 2017, arXiv:1704.04861).
 
     `width`: the multiplier alpha (§3.3); the resolution multiplier is the input's size. `separable: false` is Table
-    4's twin of full convolutions, `shallow` Table 5's network without the five layers of 14 x 14 x 512.
+    4's twin of full convolutions, `shallow` Table 5's network without the five layers of 14 x 14 x 512. `se_reduction`:
+    ratio of squeeze-and-excitation behind every layer, without biases (Hu et al., arXiv:1709.01507, Table 3); null:
+    none.
     """
 
     family: Literal["mobilenet"] = "mobilenet"
     width: Positive = 1.0
     separable: bool = True
     shallow: bool = False
+    se_reduction: PositiveInt | None = None
 
     def scaled(self, channels: int) -> int:
         """Width of a layer that has `channels` at alpha = 1; at least 8, as in the authors' code."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from repro.models.layers import convolution
+from repro.models.layers import convolution, plain_squeeze
 from repro.models.mobile_config import MobilenetConfig
 from repro.models.unit import Named, sequential
 
@@ -56,12 +56,14 @@ def initialise(network: nn.Module) -> None:
 
 def _layer(config: MobilenetConfig, inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """One layer of Fig. 3: a full convolution (left), or a depthwise and a pointwise one (right)."""
+    squeeze = plain_squeeze(outputs, config.se_reduction)
     if not config.separable:
-        return sequential(_convolved("", inputs, outputs, 3, stride))
+        return sequential([*_convolved("", inputs, outputs, 3, stride), *squeeze])
     return sequential(
         [
             *_convolved("_depthwise", inputs, inputs, 3, stride, groups=inputs),
             *_convolved("_pointwise", inputs, outputs, 1),
+            *squeeze,
         ]
     )
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.models.layers import convolution
+from repro.models.layers import convolution, plain_squeeze
 from repro.models.mobile_config import ShufflenetConfig
 from repro.models.mobilenet import initialise
 from repro.models.unit import Named, sequential
@@ -61,6 +61,7 @@ class ShuffleUnit(nn.Module):
             ("relu", nn.ReLU(inplace=True)),
             *_normed(2, convolution(inner, inner, 3, stride, groups=inner)),
             *_normed(3, convolution(inner, added, 1, groups=groups)),
+            *plain_squeeze(added, config.se_reduction),
         ]
         if config.shuffle and groups > 1:
             layers.insert(3, ("shuffle", ChannelShuffle(groups)))

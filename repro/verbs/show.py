@@ -103,7 +103,8 @@ def _ablation_tree(spec: Ablation) -> dict[str, Any]:
             "source": variant.published.source,
             "expected": variant.expected.direction if variant.expected else None,
             "reference": variant.reference,
-            "overrides": list(variant.set),
+            "extends": variant.extends,
+            "overrides": list(spec.overrides(name)),
         }
         for name, variant in spec.variants.items()
     ]
@@ -124,7 +125,7 @@ def _print_ablation(spec: Ablation) -> None:
     for name, variant in spec.variants.items():
         reference = "—" if variant.reference == name else variant.reference
         scales = " ".join(scale for scale, entry in spec.scales.items() if name in entry.variants)
-        table.add_row(name, _value(spec, name), _contrast(spec, name), reference, " ".join(variant.set), scales)
+        table.add_row(name, _value(spec, name), _contrast(spec, name), reference, _overrides(spec, name), scales)
     out.print(table)
     for name, scale in spec.scales.items():
         out.print(f"\nscale {name}: {len(scale.variants)} rows. {scale.note}".rstrip())
@@ -132,10 +133,16 @@ def _print_ablation(spec: Ablation) -> None:
         out.print(f"\nNote: {note}")
 
 
+def _overrides(spec: Ablation, name: str) -> str:
+    """Write a row's own overrides, after the row that it adds them to."""
+    variant = spec.variants[name]
+    return " ".join([f"{variant.extends} +"] * bool(variant.extends) + list(variant.set))
+
+
 def _value(spec: Ablation, name: str) -> str:
     published = spec.variants[name].published
     if published.value is None:
-        return "figure only"
+        return "no number"
     return f"{published.value:.{spec.metric.decimals}f}" + ("" if published.verified else " (unverified)")
 
 
