@@ -1,6 +1,7 @@
 # make demo: install and rerun a published table.   make test: install and run the tests.   make check: linters and types.
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= auto
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -10,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/repro run plain_vs_residual scale=laptop
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -35,9 +36,9 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
-# The committed reports, made again from scratch (about twenty minutes on two cores), and the README's excerpt of them.
+# The committed reports, made again from scratch (about forty minutes on two cores), and the README's excerpt of them.
 reports: $(VENV)/.installed-test
-	for study in plain_vs_residual:5 preactivation:10 resnext_groups:10; do \
+	for study in plain_vs_residual:5 preactivation:10 resnext_groups:10 squeeze_excitation:5 nfnet:5 resnet_rs:[1,2,3,4,5]; do \
 		words="$${study%:*} scale=laptop seeds=$${study#*:}"; \
 		$(BIN)/repro run $$words && $(BIN)/repro report $$words --out reports || exit 1; done
 	$(BIN)/repro cost --compare --out reports

@@ -175,6 +175,9 @@ class Classifier(L.LightningModule):
             batches = iter(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
             with self.trainer.precision_plugin.forward_context():
                 recalibrate(self.net, (images for (images, _), _ in zip(batches, range(steps), strict=False)))
+            for buffer in self.net.buffers():
+                if buffer.is_floating_point():  # each device has seen its own share of these batches
+                    buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
 
     def _count(self, split: str, batch: Batch, turn: int) -> None:
         images, labels = batch

@@ -67,7 +67,7 @@ def read_config(path: Path) -> RunConfig:
 
 def write_progress(directory: Path, progress: Progress) -> None:
     """Tell those who watch how far the run is."""
-    write_atomic(directory / PROGRESS, json.dumps(asdict(progress)))
+    write_atomic(directory / PROGRESS, json.dumps(asdict(progress)), durable=False)
 
 
 def read_progress(directory: Path) -> Progress | None:

@@ -19,7 +19,7 @@ Status = Literal["finished", "diverged", "failed"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Environment(_Record):
@@ -124,15 +124,19 @@ class Result(_Record):
     failure: Failure | None = None
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never a part, also after a power cut."""
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write `content` so that a reader sees the old file or the new one, never a part.
+
+    `durable`: also after a power cut, for which the disk is waited for; false for what can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:

@@ -190,6 +190,7 @@ def _assemble(config: RunConfig, directory: Path) -> _Pieces:
         strategy=settings.strategy,
         precision=settings.precision,
         deterministic=settings.deterministic,
+        benchmark=not settings.deterministic,
         accumulate_grad_batches=config.accumulation,
         limit_val_batches=1.0 if config.data.val else 0,
         max_epochs=-1,  # the length is in steps and set when the data is known, in RunData.setup

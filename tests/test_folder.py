@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_a_broken_config_is_named(text: str, message: str, tmp_path: Path) -> No
     (tmp_path / folder.CONFIG).write_text(text)
     with pytest.raises(InputError, match=message):
         folder.read_config(tmp_path / folder.CONFIG)
+
+
+def test_a_result_with_numbers_that_are_none_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """A loss can overflow in a run that finishes all the same."""
+    result = failed(CONFIG, now(), Failure(kind="crash", message="x"))
+    write_result(tmp_path, result.model_copy(update={"last": {"test_loss": math.inf, "val_loss": math.nan}}))
+    found = read_result(tmp_path)
+    assert found is not None
+    assert found.last["test_loss"] == math.inf
+    assert math.isnan(found.last["val_loss"])
 
 
 def test_states(tmp_path: Path) -> None:

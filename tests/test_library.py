@@ -233,7 +233,7 @@ class TwoHeads(nn.Module):
 
 
 def recipe(**changes: Any) -> RecipeConfig:
-    common = {"name": "r", "duration": "1ep", "batch_size": 8, "lr": 0.1, "momentum": 0.9, "nesterov": False}
+    common = {"name": "r", "duration": "1ep", "batch_size": 8, "lr": 0.1, "optimizer": {}}
     return RecipeConfig(**{**common, "weight_decay": 0.0, "schedule": {"name": "constant"}, **changes})
 
 

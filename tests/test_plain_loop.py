@@ -369,7 +369,6 @@ def test_the_result_is_of_the_averaged_weights(
     assert "val_raw_top1_error" in (tmp_path / "run" / folder.CURVE).read_text().splitlines()[0]
 
 
-@pytest.mark.xfail(strict=True, reason="optim.ema.Ema.applied fills the buffers that the network had while it trained")
 def test_the_average_is_tested_whole_after_the_network_has_left_its_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ class Ema:
 
         The tensors stay the same objects, so that a compiled or wrapped network sees the average too.
         """
-        raw = self._tensors(net).named
+        raw = _Tensors(net).named  # looked up anew: a network that moved between devices has other buffers
         kept = {name: tensor.detach().clone() for name, tensor in raw.items()}
         try:
             _copy(self._shadow, raw)
