@@ -14,6 +14,7 @@ from repro.results import Result, Timing
 from repro.stats import Contrast
 from tests.report_study import (
     COST,
+    DATA,
     ENVIRONMENT,
     FULL,
     LADDER,
@@ -279,3 +280,21 @@ def test_wording(found: str, text: str) -> None:
 )
 def test_a_bound_next_to_zero_shows_its_side(low: float, high: float, text: str) -> None:
     assert contrast_text(Contrast((low + high) / 2, 1.0, 5, low, high), 1) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "mixed"),
+    [({"train_transform": "flip"}, False), ({"test_transform": "ten crops"}, True)],
+    ids=["augmentation may be what a variant changes", "another test is another protocol"],
+)
+def test_what_happened_to_the_images_is_told(ablation: Ablation, changes: dict[str, str], mixed: bool) -> None:
+    data = DATA.model_copy(update={"train_transform": "crop", "test_transform": "centre crop"})
+    results = {
+        "post110": {0: result("post110", 0, 5.0, data=data)},
+        "pre110": {0: result("pre110", 0, 3.0, data=data.model_copy(update=changes))},
+    }
+    text = to_markdown(page_of(ablation, results))
+    assert ("The runs do not share one treatment of test images" in text) is mixed
+    assert ("- Treatment of test images: centre crop; ten crops\n" in text) is mixed
+    assert ("- Treatment of training images: crop. Or: flip\n" in text) is not mixed
+    assert "- Data fingerprint: digits `feedbeef`\n" in text

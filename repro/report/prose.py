@@ -48,8 +48,11 @@ def provenance_lines(source: Provenance) -> list[str]:
         ("Packages", source.packages),
         ("Hardware", source.hardware),
         ("Data fingerprint", tuple(f"{data.name} `{data.fingerprint}`" for data in source.data)),
+        ("Treatment of test images", source.test_transforms),
     ]
     lines = [f"{name}: {'; '.join(values)}" for name, values in named if values]
+    if source.train_transforms:  # several are no fault: augmentation may be what a variant changes
+        lines.append(f"Treatment of training images: {'. Or: '.join(source.train_transforms)}")
     mixed = [name.lower() for name, values in named if len(values) > 1]
     if mixed:
         lines.append(f"The runs do not share one {', one '.join(mixed)}: a difference may not be the variant's alone")

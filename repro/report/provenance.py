@@ -21,6 +21,9 @@ class Provenance:
     packages: tuple[str, ...]
     hardware: tuple[str, ...]
     data: tuple[Data, ...]
+    """What was read; what happened to the images stands apart, as that may be what a variant changes."""
+    train_transforms: tuple[str, ...]
+    test_transforms: tuple[str, ...]
     inputs: tuple[tuple[int, int, int], ...]
     epochs: tuple[int, ...]
     train_seconds: float
@@ -32,11 +35,14 @@ def provenance(results: Sequence[Result]) -> Provenance:
     """Collect the provenance of all results of a page, of whatever status."""
     environments = [result.environment for result in results if result.environment]
     timings = [result.timing for result in results if result.timing]
+    read = [result.data for result in results if result.data]
     return Provenance(
         commits=_distinct(_commit(environment) for environment in environments),
         packages=_distinct(_packages(environment) for environment in environments),
         hardware=_distinct(_hardware(environment) for environment in environments),
-        data=_distinct(result.data for result in results if result.data),
+        data=_distinct(data.model_copy(update={"train_transform": "", "test_transform": ""}) for data in read),
+        train_transforms=_distinct(data.train_transform for data in read if data.train_transform),
+        test_transforms=_distinct(data.test_transform for data in read if data.test_transform),
         inputs=_distinct(result.cost.input for result in results if result.cost),
         epochs=_distinct(result.epochs for result in results if result.status == "finished"),
         train_seconds=sum(timing.train for timing in timings),
