@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from repro.checkpoint import load_weights
 from repro.config import RunConfig
-from repro.data import Loader, Splits, load, prepare
-from repro.data.config import EvaluationConfig
+from repro.data import HeldOutSplit, Loader, has_own_test, load, load_test, prepare
+from repro.data.config import EvaluationConfig, ImagenetConfig
 from repro.errors import InputError
 from repro.evaluation import pretrained
 from repro.evaluation.measures import log_probabilities, mean_probability, measures, sums
@@ -49,8 +49,8 @@ JOB, EVALUATION = "job.json", "evaluation.json"
 Predictions = tuple[Tensor, Tensor]
 """Log probabilities `(N, classes)` and labels `(N,)` of this process's images, in their order."""
 
-Shelf = dict[str, Splits]
-"""Loaders that were made before, by what they were made from."""
+Shelf = dict[str, HeldOutSplit]
+"""Splits that were read before, by what they were read from."""
 
 
 def evaluate(nets: Iterable[nn.Module], loaders: Sequence[Loader]) -> Measures:
@@ -112,40 +112,57 @@ class _Predictor(L.LightningModule):
 class _SplitData(L.LightningDataModule):
     """One split, cut in one way, on the device of this rank."""
 
-    def __init__(self, config: RunConfig, cut: EvaluationConfig, split: Split, shelf: Shelf) -> None:
+    def __init__(self, target: Target, cut: EvaluationConfig, split: Split, shelf: Shelf) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no image
-        self.config, self.cut, self.split, self.shelf = config, cut, split, shelf
-        self.splits: Splits | None = None
+        self.target, self.cut, self.split, self.shelf = target, cut, split, shelf
+        self.read: HeldOutSplit | None = None
 
     def setup(self, stage: str) -> None:
-        """Make the loaders, or take them from the shelf; Lightning calls this when the rank's device is known."""
-        trainer: Any = self.trainer
-        config = self.config
+        """Read the split, or take it from the shelf; Lightning calls this when the rank's device is known."""
+        config = self.target.config
         batch, channels_last = config.recipe.batch_size, config.trainer.channels_last
-        key = f"{config.data.model_dump_json()} {self.cut.model_dump_json()} {batch} {channels_last}"
+        alone = _reads_test_only(self.target, self.split)
+        key = f"{config.data.model_dump_json()} {self.cut.model_dump_json()} {batch} {channels_last} {alone}"
         if key not in self.shelf:
-            self.shelf[key] = load(
-                config.data,
-                config.recipe.augment,
-                self.cut,
-                batch_size=batch,
-                seed=config.seed,
-                device=trainer.strategy.root_device,
-                channels_last=channels_last,
-                rank=trainer.global_rank,
-                world=trainer.world_size,
-            )
-        self.splits = self.shelf[key]
+            self.shelf[key] = self._alone() if alone else self._of_all()
+        self.read = self.shelf[key]
+
+    def _where(self) -> dict[str, Any]:
+        trainer: Any = self.trainer
+        config = self.target.config
+        return {
+            "batch_size": config.recipe.batch_size,
+            "device": trainer.strategy.root_device,
+            "channels_last": config.trainer.channels_last,
+            "rank": trainer.global_rank,
+            "world": trainer.world_size,
+        }
+
+    def _alone(self) -> HeldOutSplit:
+        data = self.target.config.data
+        assert isinstance(data, ImagenetConfig)
+        return load_test(data, self.cut, **self._where())
+
+    def _of_all(self) -> HeldOutSplit:
+        config = self.target.config
+        splits = load(config.data, config.recipe.augment, self.cut, seed=config.seed, **self._where())
+        loader = splits.val if self.split == "val" else splits.test
+        return HeldOutSplit(loader, splits.sizes[self.split], splits.fingerprint, splits.test_transform)
 
     def test_dataloader(self) -> Any:
         """Batches of the split."""
-        assert self.splits is not None
-        return self.splits.val if self.split == "val" else self.splits.test
+        assert self.read is not None
+        return self.read.loader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches are on the device already."""
         return batch
+
+
+def _reads_test_only(target: Target, split: Split) -> bool:
+    """Whether the training images are left alone: weights from elsewhere, on a test split that is its own folder."""
+    return split == "test" and isinstance(target.weights, LibraryWeights) and has_own_test(target.config.data)
 
 
 def start(job: Job) -> Evaluation:
@@ -154,8 +171,9 @@ def start(job: Job) -> Evaluation:
     if settings.nodes > 1:
         raise InputError(f"trainer.nodes={settings.nodes}: an evaluation runs on one machine; expected trainer.nodes=1")
     check_device(settings)
-    for data in dict.fromkeys(target.config.data for target in job.targets):
-        prepare(data)  # before any weights are fetched
+    reads = [(target.config.data, _reads_test_only(target, job.split)) for target in job.targets]
+    for data, test_only in dict.fromkeys(reads):
+        prepare(data, test_only=test_only)  # before any weights are fetched
     return _several(job) if settings.devices > 1 else run(job)
 
 
@@ -219,18 +237,18 @@ def _trainer(config: RunConfig) -> L.Trainer:
 
 def _predict_target(target: Target, split: Split, trainer: L.Trainer, shelf: Shelf) -> tuple[Predictions, Images, int]:
     """Return this rank's predictions, averaged over the cuts, what was read, and the images of all ranks."""
-    data = [_SplitData(target.config, cut, split, shelf) for cut in target.cuts]
+    data = [_SplitData(target, cut, split, shelf) for cut in target.cuts]
     net = _network(target)
     check_network(net, target)
     predictions = average(_predict(net, target, part, trainer) for part in data)
-    loaded = [part.splits for part in data if part.splits is not None]
+    read = [part.read for part in data if part.read is not None]
     images = Images(
         data=target.config.data.name,
         split=split,
-        fingerprint=loaded[0].fingerprint,
-        transforms=tuple(splits.test_transform for splits in loaded),
+        fingerprint=read[0].fingerprint,
+        transforms=tuple(part.transform for part in read),
     )
-    return predictions, images, loaded[0].sizes[split]
+    return predictions, images, read[0].size
 
 
 def _predict(net: nn.Module, target: Target, data: _SplitData, trainer: L.Trainer) -> Predictions:

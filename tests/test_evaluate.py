@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
@@ -472,6 +473,24 @@ def test_published_weights_and_the_same_ones_on_our_network(
     assert meta["published"]["value"] == pytest.approx(100 - 69.758)
     assert meta["difference"] is None  # published for a centre crop of 224 of 256 pixels
     assert len(theirs["images"]["transforms"]) == 2
+
+
+def test_published_weights_need_no_training_images(tiny_resnet: nn.Module, repro: Command, tmp_path: Path) -> None:
+    """Whoever has the validation images alone measures the same, in batches of any size; a wrong tree is named."""
+    root = write_tree(tmp_path / "images")
+    shown = ["torchvision/resnet18", "data=imagenet", f"data.root={root}", "data.workers=0", "--resize", "32"]
+    shown += ["--crop", "32", "data.val=3"]
+    (whole,) = asked(repro, *shown, "data.classes=3", "--batch", "4")["outcomes"]
+    shutil.rmtree(root / "train")
+    (alone,) = asked(repro, *shown, "data.classes=3", "--batch", "64")["outcomes"]
+    assert alone["measures"] == pytest.approx(whole["measures"])
+    assert alone["measures"]["images"] == 9
+    status, _, error = repro("evaluate", *shown, "data.classes=3", "--split", "val")
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{root / 'train'}: no such folder" in error
+    shutil.rmtree(next((root / "val").iterdir()))
+    status, _, error = repro("evaluate", *shown, "data.classes=3")
+    assert (status, error) == (2, f"repro: {root / 'val'}: found 2 classes, expected data.classes=3\n")
 
 
 def test_a_network_with_statistics_of_its_own_sees_its_own_images() -> None:

@@ -16,14 +16,25 @@ from repro.data.config import (
     ImagenetConfig,
     ShapesConfig,
 )
-from repro.data.splits import Delivery, EpochSampler, Loader, Splits, TrainLoader
+from repro.data.splits import Delivery, EpochSampler, HeldOutSplit, Loader, Splits, TrainLoader
 
 if TYPE_CHECKING:
     import torch
 
     from repro.data.arrays import ArraySplits
 
-__all__ = ["Delivery", "EpochSampler", "Loader", "Splits", "TrainLoader", "load", "prepare"]
+__all__ = [
+    "Delivery",
+    "EpochSampler",
+    "HeldOutSplit",
+    "Loader",
+    "Splits",
+    "TrainLoader",
+    "has_own_test",
+    "load",
+    "load_test",
+    "prepare",
+]  # fmt: skip
 
 
 def load(
@@ -55,15 +66,43 @@ def load(
     return resident_splits(_arrays(config), config, augment, evaluation, delivery)
 
 
-def prepare(config: DataConfig) -> None:
+def load_test(
+    config: ImagenetConfig,
+    evaluation: EvaluationConfig,
+    *,
+    batch_size: int,
+    device: torch.device,
+    channels_last: bool,
+    rank: int = 0,
+    world: int = 1,
+) -> HeldOutSplit:
+    """Make the loader of `root/val` alone, for networks that were trained elsewhere; see `has_own_test`.
+
+    Its fingerprint is of these images. Raises InputError as `load` does.
+    """
+    from repro.data.files.imagenet import test_split
+
+    return test_split(config, evaluation, Delivery(batch_size, 0, device, channels_last, rank, world))
+
+
+def has_own_test(config: DataConfig) -> bool:
+    """Whether the test split is a folder of its own, which `load_test` reads without the training images."""
+    from pathlib import Path
+
+    if not isinstance(config, ImagenetConfig) or config.source != "folder" or config.test:
+        return False
+    return (Path(config.root).expanduser() / "val").is_dir()
+
+
+def prepare(config: DataConfig, *, test_only: bool = False) -> None:
     """Check, generate or fetch the data once, so that runs in parallel only read.
 
-    Raises InputError as `load` does, and when what is missing cannot be fetched.
+    `test_only`: for `load_test`. Raises InputError as `load` does, and when what is missing cannot be fetched.
     """
     if isinstance(config, ImagenetConfig):
-        from repro.data.files.imagenet import check_files
+        from repro.data.files.imagenet import check_files, check_test
 
-        check_files(config)
+        (check_test if test_only else check_files)(config)
         return
     if isinstance(config, CifarConfig) and config.download:
         from repro.data.fetch import fetch

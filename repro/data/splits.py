@@ -53,6 +53,16 @@ class TrainLoader(Loader, Protocol):
 
 
 @dataclass(frozen=True)
+class HeldOutSplit:
+    """One held-out split as one rank reads it: `size` counts images over all ranks; see `Splits`."""
+
+    loader: Loader
+    size: int
+    fingerprint: str
+    transform: str
+
+
+@dataclass(frozen=True)
 class Splits:
     """The loaders of one rank.
 

@@ -11,7 +11,7 @@ from typing import Any
 from repro.data.arrays import FINGERPRINT_LENGTH, hold_out
 from repro.data.config import AugmentConfig, EvaluationConfig, ImagenetConfig
 from repro.data.files.readers import FolderListing, Images, Listing
-from repro.data.splits import Delivery, Splits
+from repro.data.splits import Delivery, HeldOutSplit, Splits
 from repro.errors import InputError, unknown
 
 IMAGENET_CLASSES = 1000
@@ -57,6 +57,41 @@ def file_splits(
     )
 
 
+def test_split(config: ImagenetConfig, evaluation: EvaluationConfig, delivery: Delivery) -> HeldOutSplit:
+    """Make one rank's loader of `root/val`, without the training images. Raises InputError as `file_splits` does."""
+    from repro.data.files.folder import FolderEvaluationLoader
+    from repro.data.files.transforms import evaluation_transform
+
+    _check_decoder(config, AugmentConfig(), delivery)
+    listing = _own_test(config)
+    images, cut = listing.images(_kept(config, listing)), evaluation_transform(evaluation, config.size)
+    return HeldOutSplit(
+        loader=FolderEvaluationLoader(images, cut, config, evaluation.views == "full", delivery),
+        size=len(images),
+        fingerprint=_fingerprint("test", images),
+        transform=str(cut),
+    )
+
+
+def check_test(config: ImagenetConfig) -> None:
+    """Check the classes of `root/val` alone. Raises InputError with what was found and what is expected."""
+    _kept(config, _own_test(config))
+
+
+def _own_test(config: ImagenetConfig) -> FolderListing:
+    root = Path(config.root).expanduser()
+    return FolderListing.of(root, root / "val")
+
+
+def _fingerprint(held_out: str, *listed: Images) -> str:
+    """Hash of what is held out, and of the name and size of every image."""
+    state = hashlib.sha256(held_out.encode())
+    for images in listed:
+        for entry in images.entries():
+            state.update(entry + b"\n")
+    return state.hexdigest()[:FINGERPRINT_LENGTH]
+
+
 def _check_decoder(config: ImagenetConfig, augment: AugmentConfig, delivery: Delivery) -> None:
     """Raise InputError where `data.decode=gpu` is asked for and does not work."""
     if config.decode == "cpu":
@@ -94,17 +129,14 @@ def find_files(config: ImagenetConfig) -> FileSplits:
 
 def _split(config: ImagenetConfig, listed: Images, tested: Images | None) -> FileSplits:
     """Hold out the test split where the data have none, then the val split from what is left."""
-    state = hashlib.sha256(f"held out {config.val}".encode())
     if tested is None:
-        state.update(f" and {config.test}".encode())
-    for images in (listed, *([] if tested is None else [tested])):
-        for entry in images.entries():
-            state.update(entry + b"\n")
-    if tested is None:
+        fingerprint = _fingerprint(f"held out {config.val} and {config.test}", listed)
         kept, held = hold_out(listed.labels, config.test)
         listed, tested = listed[kept], listed[held]
+    else:
+        fingerprint = _fingerprint(f"held out {config.val}", listed, tested)
     kept, held = hold_out(listed.labels, config.val)
-    return FileSplits(listed[kept], listed[held], tested, state.hexdigest()[:FINGERPRINT_LENGTH])
+    return FileSplits(listed[kept], listed[held], tested, fingerprint)
 
 
 def _listings(config: ImagenetConfig) -> tuple[Listing, Listing | None]:
