@@ -212,11 +212,18 @@ def test_a_run_on_two_processes_inside_a_study(mine: Path, repro: Command) -> No
     assert len(results) == 2
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_study_that_can_go_on(mine: Path, runs: Path) -> None:
     mine.write_text(MINE.replace("recipe.duration=1ep", "recipe.duration=400ep"))
     command = [*REPRO, "run", str(mine), "scale=smoke", "seeds=1"]
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=quiet, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=quiet, text=True, start_new_session=True, preexec_fn=heed_ctrl_c
+    ) as process:
         assert process.stderr is not None
         process.stderr.readline()  # the study's headline: its runs begin
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: every process of the study is told
@@ -229,7 +236,9 @@ def test_ctrl_c_leaves_a_study_that_can_go_on(mine: Path, runs: Path) -> None:
 
 def test_ctrl_c_ends_repro_train_with_one_line(tmp_path: Path) -> None:
     command = [*REPRO, "train", "model=resnet20", "scale=smoke", "recipe.duration=900ep", f"dir={tmp_path / 'run'}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()  # the first epoch is over
