@@ -86,6 +86,11 @@ def test_mirrored_images_of_another_class_are_never_flipped(tree: Path) -> None:
     assert next(iter(view.test))[0].shape[1] == 2  # what is averaged over is the evaluation's own choice
 
 
+def test_repeats_and_mixing_are_told(tree: Path) -> None:
+    splits = make(tree, batch=6, augment={**CROP, "repeats": 3, "mix": {"mixup": 0.2, "cutmix": 1.0}})
+    assert splits.train_transform.endswith("; each image 3 times in a batch; mixup 0.2 or CutMix 1 (0.5 of batches)")
+
+
 def test_repeats_show_each_image_often_and_each_time_changed(tree: Path) -> None:
     splits = make(tree, batch=6, augment={**CROP, "repeats": 3})
     (images, labels), *others = epoch(splits)

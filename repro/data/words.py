@@ -1,4 +1,4 @@
-"""What happens to resident images, in words: one sentence that names every operation with its parameters."""
+"""What happens to resident images, and to any batch, in words: one sentence that names every operation with its parameters."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ NORMALISED = "normalised by the training images' mean and deviation"
 
 def train_words(config: AugmentConfig, size: int, channels: int) -> str:
     """Say how training images of `size` are changed, in the order of the changes."""
-    parts = [_policy(config.policy, size), _jitter(config.color_jitter, channels)]
+    parts = [policy_words(config.policy, size), _jitter(config.color_jitter, channels)]
     parts += [_window(config, size), NORMALISED]
     if config.lighting and channels == 3:
         parts.append(f"PCA lighting noise of standard deviation {config.lighting:g}")
     parts += [_padding(config, size), "mirrored with probability 0.5" if config.flip else ""]
     parts += [f"cutout of {round(config.cutout * size)}" if round(config.cutout * size) else ""]
     parts += [f"random erasing with probability {config.erase:g}" if config.erase else ""]
-    parts += [f"each image {config.repeats} times in a batch" if config.repeats > 1 else "", _mix(config.mix)]
-    return "; ".join(part for part in parts if part)
+    return "; ".join([part for part in parts if part] + batch_words(config))
+
+
+def batch_words(config: AugmentConfig) -> list[str]:
+    """Say what happens to a batch as a whole: repeats and mixing, for images in files too."""
+    repeats = f"each image {config.repeats} times in a batch" if config.repeats > 1 else ""
+    return [part for part in (repeats, _mix(config.mix)) if part]
 
 
 def test_words(config: EvaluationConfig, size: int) -> str:
@@ -34,9 +39,12 @@ def test_words(config: EvaluationConfig, size: int) -> str:
     return "; ".join(part for part in (resized, cut, NORMALISED) if part)
 
 
-def _policy(policy: PolicyConfig, size: int) -> str:
+def policy_words(policy: PolicyConfig, size: int) -> str:
+    """Name a policy with its parameters, for images of `size`; empty where there is none."""
     if policy.name == "rand_augment":
-        words = f"RandAugment of {policy.layers} operations with magnitude {policy.magnitude:g}"
+        words = (
+            f"RandAugment of {policy.layers} operation{'s' * (policy.layers > 1)} with magnitude {policy.magnitude:g}"
+        )
         words += f" and deviation {policy.std:g}" if policy.std else ""
         words += f", each with probability {policy.probability:g}" if policy.probability < 1 else ""
         return words + (", increasing set" if policy.increasing else "")

@@ -12,6 +12,7 @@ from repro.data.arrays import FINGERPRINT_LENGTH, hold_out
 from repro.data.config import AugmentConfig, EvaluationConfig, ImagenetConfig
 from repro.data.files.readers import FolderListing, Images, Listing
 from repro.data.splits import Delivery, HeldOutSplit, Splits
+from repro.data.words import batch_words
 from repro.errors import InputError, unknown
 
 IMAGENET_CLASSES = 1000
@@ -52,7 +53,7 @@ def file_splits(
         channels=config.channels,
         size=config.size,
         classes=config.classes,
-        train_transform=str(change),
+        train_transform="; ".join([str(change), *batch_words(augment)]),
         test_transform=str(cut),
     )
 

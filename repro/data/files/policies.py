@@ -13,23 +13,28 @@ import torch
 from repro.data.config import AugmentConfig, PolicyConfig
 from repro.data.spaces import SMALL, STRONGEST
 from repro.data.statistics import MEAN_COLOUR
+from repro.data.words import policy_words
 
 TRANSLATION = 0.45  # x size, at magnitude 10: as timm has it
 
 
 def policy_step(augment: AugmentConfig, size: int) -> list[tuple[Callable[[Any], Any], str]]:
     """Return the operation of `augment.policy` on images of `size`, with its words; none where it has no policy."""
-    policy = augment.policy
-    if policy.name == "rand_augment":
-        return [(_rand_augment(policy, _parameters(augment, size)), _rand_words(policy))]
-    if policy.name == "auto_augment":
-        return [_auto_augment(augment, size)]
-    if policy.name == "trivial_augment":
+    operation = _operation(augment, size)
+    return [] if operation is None else [(operation, policy_words(augment.policy, size))]
+
+
+def _operation(augment: AugmentConfig, size: int) -> Callable[[Any], Any] | None:
+    if augment.policy.name == "rand_augment":
+        return _rand_augment(augment.policy, _parameters(augment, size))
+    if augment.policy.name == "auto_augment":
+        return _auto_augment(augment, size)
+    if augment.policy.name == "trivial_augment":
         from torchvision.transforms import TrivialAugmentWide
 
-        wide = TrivialAugmentWide(interpolation=_torchvision_mode(augment), fill=list(MEAN_COLOUR))
-        return [(wide, "TrivialAugment (wide)")]
-    return []
+        wide: Any = TrivialAugmentWide(interpolation=_torchvision_mode(augment), fill=list(MEAN_COLOUR))
+        return wide
+    return None
 
 
 @dataclass(frozen=True)
@@ -65,24 +70,17 @@ def _rand_augment(policy: PolicyConfig, parameters: dict[str, Any]) -> Callable[
     return _FromTorch(library.RandAugment(operations, policy.layers))
 
 
-def _rand_words(policy: PolicyConfig) -> str:
-    words = f"RandAugment of {policy.layers} operations with magnitude {policy.magnitude:g}"
-    words += f" and deviation {policy.std:g}" if policy.std else ""
-    words += f", each with probability {policy.probability:g}" if policy.probability < 1 else ""
-    return words + (", increasing set" if policy.increasing else "")
-
-
-def _auto_augment(augment: AugmentConfig, size: int) -> tuple[Callable[[Any], Any], str]:
+def _auto_augment(augment: AugmentConfig, size: int) -> Callable[[Any], Any]:
     """Make the policy found on ImageNet (timm) or, for small images, on CIFAR (torchvision)."""
     if size <= SMALL:
         from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
         mode = _torchvision_mode(augment)
-        return AutoAugment(AutoAugmentPolicy.CIFAR10, mode, fill=list(MEAN_COLOUR)), "AutoAugment (CIFAR policy)"
+        small: Any = AutoAugment(AutoAugmentPolicy.CIFAR10, mode, fill=list(MEAN_COLOUR))
+        return small
     from timm.data.auto_augment import auto_augment_transform
 
-    policy = auto_augment_transform("original", _parameters(augment, size))
-    return _FromTorch(policy), "AutoAugment (ImageNet policy)"
+    return _FromTorch(auto_augment_transform("original", _parameters(augment, size)))
 
 
 def _parameters(augment: AugmentConfig, size: int) -> dict[str, Any]:
