@@ -1,4 +1,4 @@
-"""What happens to resident images, and to any batch, in words: one sentence that names every operation with its parameters."""
+"""What happens to resident images, and to any batch, in words that name every operation with its parameters."""
 
 from __future__ import annotations
 
