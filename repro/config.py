@@ -161,7 +161,21 @@ class RunConfig(Typed):
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
-        settings, clip = self.trainer, self.recipe.clip
+        settings, recipe, clip = self.trainer, self.recipe, self.recipe.clip
+        if recipe.bce_threshold is not None and recipe.loss != "bce":
+            raise ValueError(
+                f"recipe.bce_threshold={recipe.bce_threshold:g} is of recipe.loss=bce; found {recipe.loss}"
+            )
+        if recipe.evaluation.views != "centre" and not self.data.mirror:
+            raise ValueError(
+                f"recipe.evaluation.views={recipe.evaluation.views} averages over mirror images, and a mirrored image of "
+                f"data={self.data.name} is of no class (data.mirror=false); set recipe.evaluation.views=centre"
+            )
+        if settings.fused and not recipe.optimizer.has_fused:
+            raise ValueError(
+                f"trainer.fused=true: {recipe.optimizer.name} has no fused update; expected recipe.optimizer.name sgd "
+                "or adamw, or trainer.fused=false"
+            )
         if self.recipe.batch_norm.sync and settings.devices * settings.nodes > 1 and settings.accelerator == "cpu":
             raise ValueError(
                 "recipe.batch_norm.sync=true on several devices needs trainer.accelerator=gpu: PyTorch's synchronised "

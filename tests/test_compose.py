@@ -47,3 +47,39 @@ def test_mistakes_are_blamed_alike(override: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         compose.compose(["scale=laptop", override])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        *[
+            (
+                [f"recipe.evaluation.views={views}"],
+                f"recipe.evaluation.views={views} averages over mirror images, and a mirrored image of data=digits",
+            )
+            for views in ("flip", "ten_crop", "full")
+        ],
+        (["recipe.bce_threshold=0.2"], "recipe.bce_threshold=0.2 is of recipe.loss=bce; found cross_entropy"),
+        *[
+            (
+                ["trainer.fused=true", f"recipe.optimizer={{name: {name}, nesterov: false}}"],
+                f"trainer.fused=true: {name} has no fused update; expected recipe.optimizer.name sgd or adamw",
+            )
+            for name in ("rmsprop_tf", "lamb")
+        ],
+        (
+            ["trainer.fused=true", "trainer.precision=16-mixed", "recipe.clip.agc=0.01"],
+            "trainer.fused=true with trainer.precision=16-mixed unscales the gradients within the step",
+        ),
+        (
+            ["trainer=ddp", "trainer.accelerator=cpu", "recipe.batch_norm.sync=true"],
+            "recipe.batch_norm.sync=true on several devices needs trainer.accelerator=gpu",
+        ),
+        (["recipe.clip={norm: 1.0, agc: 0.01}"], "norm=1.0 and agc=0.01: set one of them, the other null"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_trained(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compose.compose(["scale=laptop", *overrides])
+    assert message in str(caught.value)

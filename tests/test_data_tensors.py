@@ -23,7 +23,6 @@ from repro.data.config import (
 from repro.data.resident.crop_flip import CropFlip, Draws, draw_epoch
 from repro.data.resident.tensors import TensorLoader, resident_splits
 from repro.data.splits import Delivery, Splits
-from repro.errors import InputError
 
 CPU = torch.device("cpu")
 quick = settings(deadline=None, max_examples=25)
@@ -387,20 +386,6 @@ def test_views_are_those_of_torchvision(views: str) -> None:
 def _statistics(split: LabelledImages) -> tuple[list[float], list[float]]:
     pixels = torch.from_numpy(split.images).double() / 255
     return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3), correction=0).tolist()
-
-
-@pytest.mark.parametrize("views", ["flip", "ten_crop", "full"])
-def test_mirror_images_of_digits_are_refused(views: str) -> None:
-    grey = random_images(40, 1, 8)
-    message = f"recipe.evaluation.views={views} averages over mirror images, and a mirrored image of data=digits"
-    with pytest.raises(InputError, match=message):
-        resident_splits(
-            ArraySplits(grey, grey, grey),
-            DigitsConfig(size=8, val=10, test=10),
-            PLAIN,
-            EvaluationConfig.model_validate({"views": views}),
-            Delivery(8, 0, CPU, True),
-        )
 
 
 @pytest.mark.parametrize("evaluation", [WHOLE, EvaluationConfig(crop_ratio=0.8, views="ten_crop")])

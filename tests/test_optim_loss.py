@@ -11,7 +11,6 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor
 
 from repro.config import RecipeConfig
-from repro.errors import InputError
 from repro.optim.config import OptimizerConfig, ScheduleConfig
 from repro.optim.loss import Loss, build_loss
 
@@ -104,8 +103,3 @@ def test_a_loss_does_not_look_at_values_on_the_host(name: str) -> None:
     logits, labels, mixed = (tensor.to("meta") for tensor in batch(3))
     for targets in (labels, mixed):
         assert loss(name, 0.1, 0.2 if name == "bce" else None)(logits, targets).shape == ()
-
-
-def test_a_threshold_without_bce_is_refused() -> None:
-    with pytest.raises(InputError, match=r"recipe.bce_threshold=0.2 is of recipe.loss=bce; found cross_entropy"):
-        loss("cross_entropy", 0.0, 0.2)

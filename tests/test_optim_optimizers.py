@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from repro.config import RecipeConfig
-from repro.errors import InputError
 from repro.models import build
 from repro.models.presets import load_preset
 from repro.optim.config import OptimizerConfig, ScheduleConfig
@@ -135,12 +134,6 @@ def test_a_fused_update_is_the_same_rule(name: str) -> None:
         assert optimizer.param_groups[0]["fused"] is (True if fused else None)
         results.append(list(run(net, optimizer, GRADIENTS))[-1])
     torch.testing.assert_close(results[0], results[1])
-
-
-@pytest.mark.parametrize("name", ["rmsprop_tf", "lamb"])
-def test_a_rule_without_a_fused_kernel_says_so(name: str) -> None:
-    with pytest.raises(InputError, match=rf"trainer.fused=true: {name} has no fused update; expected .*sgd or adamw"):
-        build_optimizer(one(START), recipe(name=name), fused=True)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop_tf", "lamb"])

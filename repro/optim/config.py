@@ -38,6 +38,11 @@ class OptimizerConfig(Typed):
     eps: Positive = 1e-6
     """Of all but sgd."""
 
+    @property
+    def has_fused(self) -> bool:
+        """Whether its whole update can be one kernel."""
+        return self.name in ("sgd", "adamw")
+
     @model_validator(mode="after")
     def _fits(self) -> OptimizerConfig:
         if self.nesterov and (self.name != "sgd" or not self.momentum):

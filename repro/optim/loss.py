@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repro.config import RecipeConfig
-from repro.errors import InputError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of logits `(B, K)` and targets: labels `(B,)` int64, or shares of classes `(B, K)` that sum to 1. In nats."""
@@ -24,14 +23,9 @@ def build_loss(recipe: RecipeConfig) -> Loss:
     al., arXiv:2110.00476, §2.1); targets are smoothed by the same rule, then counted as 1 above `bce_threshold` and as
     0 up to it where there is one; the mean is over images and classes. timm's BinaryCrossEntropy is the same for
     labels, but leaves mixed targets as they are: its Mixup has smoothed them before.
-
-    Raises:
-        InputError: a threshold without `loss: bce`.
     """
     if recipe.loss == "bce":
         return partial(_binary_cross_entropy, smoothing=recipe.label_smoothing, threshold=recipe.bce_threshold)
-    if recipe.bce_threshold is not None:
-        raise InputError(f"recipe.bce_threshold={recipe.bce_threshold:g} is of recipe.loss=bce; found {recipe.loss}")
     return partial(_cross_entropy, smoothing=recipe.label_smoothing)
 
 

@@ -8,10 +8,7 @@ import torch
 from torch import nn
 
 from repro.config import RecipeConfig
-from repro.errors import InputError
 from repro.optim.groups import parameter_groups
-
-_FUSED = ("sgd", "adamw")
 
 
 def build_optimizer(net: nn.Module, recipe: RecipeConfig, *, fused: bool = False) -> torch.optim.Optimizer:
@@ -26,14 +23,9 @@ def build_optimizer(net: nn.Module, recipe: RecipeConfig, *, fused: bool = False
     ratio (You et al., arXiv:1904.00962, Algorithm 2, and timm). It clips nothing by itself: a recipe that has timm's
     clipping to a global norm of 1 says so in `clip.norm`.
 
-    `fused`: one kernel for the whole update. Raises InputError where the rule has none.
+    `fused`: one kernel for the whole update, for a rule that `has_fused`.
     """
     config = recipe.optimizer
-    if fused and config.name not in _FUSED:
-        raise InputError(
-            f"trainer.fused=true: {config.name} has no fused update; expected optimizer.name {' or '.join(_FUSED)}, "
-            "or trainer.fused=false"
-        )
     groups = parameter_groups(net, recipe.weight_decay, recipe.no_decay)
     kernels: dict[str, bool] = {"fused": True} if fused else {"foreach": True}
     return _BUILDERS[config.name](groups, recipe, kernels)

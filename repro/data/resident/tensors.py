@@ -17,7 +17,6 @@ from repro.data.order import Shuffle, evaluation_positions, evaluation_slices, t
 from repro.data.resident.augment import Augmentation, dense
 from repro.data.splits import Delivery, Splits
 from repro.data.words import test_words, train_words
-from repro.errors import InputError
 
 Batch = tuple[Tensor, Tensor]
 ResidentConfig = DigitsConfig | ShapesConfig | CifarConfig
@@ -157,15 +156,9 @@ def resident_splits(
 ) -> Splits:
     """Put the splits on the device and make their loaders; all are normalised by the training images' statistics.
 
-    Where a mirrored image is of another class, no flip is applied. Raises InputError when the views of an evaluation
-    need one, or as `TensorLoader` does.
+    Where a mirrored image is of another class, no flip is applied. Raises InputError as `TensorLoader` does.
     """
     _, channels, size, _ = arrays.train.images.shape
-    if evaluation.views != "centre" and not config.mirror:
-        raise InputError(
-            f"recipe.evaluation.views={evaluation.views} averages over mirror images, and a mirrored image of "
-            f"data={config.name} is of no class; set recipe.evaluation.views=centre"
-        )
     normalisation = Normalisation.of(*channel_statistics(arrays.train.images), delivery.device)
     augment = augment.model_copy(update={"flip": augment.flip and config.mirror})
     held_out: Any = (normalisation, evaluation, delivery)
