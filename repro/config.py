@@ -162,13 +162,14 @@ class RunConfig(Typed):
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
         settings, recipe, clip = self.trainer, self.recipe, self.recipe.clip
+        views = recipe.evaluation.views
         if recipe.bce_threshold is not None and recipe.loss != "bce":
             raise ValueError(
                 f"recipe.bce_threshold={recipe.bce_threshold:g} is of recipe.loss=bce; found {recipe.loss}"
             )
-        if recipe.evaluation.views != "centre" and not self.data.mirror:
+        if views != "centre" and not self.data.mirror:
             raise ValueError(
-                f"recipe.evaluation.views={recipe.evaluation.views} averages over mirror images, and a mirrored image of "
+                f"recipe.evaluation.views={views} averages over mirror images, and a mirrored image of "
                 f"data={self.data.name} is of no class (data.mirror=false); set recipe.evaluation.views=centre"
             )
         if settings.fused and not recipe.optimizer.has_fused:

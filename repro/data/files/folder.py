@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ Item = tuple[int, int]
 """Position of an image, and the seed of its augmentation."""
 
 
-class _Work(Dataset[Any]):
+class _Work(Dataset[Any], ABC):
     """What a worker does with a batch of items. An InputError is handed over as a value: raised there, it would come
     with the worker's traceback."""
 
@@ -39,9 +40,9 @@ class _Work(Dataset[Any]):
         except InputError as error:
             return error
 
+    @abstractmethod
     def batch(self, items: list[Item]) -> Any:
         """Read the images of one batch."""
-        raise NotImplementedError
 
 
 class _Decoded(_Work):
