@@ -13,6 +13,7 @@ from repro import folder
 from repro.compose import compose
 from repro.config import RunConfig
 from repro.paths import options
+from repro.recipes import load_recipe
 from repro.train import train
 from tests.writers import write_cifar, write_tree
 
@@ -85,7 +86,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 def small(recipe: str, roots: dict[str, list[str]]) -> RunConfig:
     """The recipe on the small twin of the model that it is best known for."""
-    about = compose([f"recipe={recipe}"]).recipe.about
+    about = load_recipe(recipe).about
     assert about is not None, f"recipe {recipe} does not say where it comes from (about)"
     twin = TWINS.get(recipe)
     assert twin is not None, f"recipe {recipe} has no twin of {about.model} in TWINS: say on which data, and how small"
