@@ -252,3 +252,11 @@ def test_a_sparkline_is_as_wide_as_asked_and_reaches_its_top(name: str, width: i
 
 def test_the_sparkline_of_a_line_falls_block_by_block() -> None:
     assert sparkline(build_schedule(load_recipe("shufflenet"), 1251), 8) == BLOCKS[::-1]
+
+
+@pytest.mark.parametrize("name", options("recipe"))
+def test_every_recipe_can_be_shown_changed(name: str, repro: Command) -> None:
+    """Whatever its test crops are; they may not go with the data set that stands for none."""
+    status, out, err = repro("show", f"recipe/{name}", "recipe.lr=0.2", "recipe.lr_batch=null", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["recipe"]["lr"] == 0.2

@@ -93,7 +93,8 @@ def _configs(name: str, overrides: Sequence[str]) -> tuple[RecipeConfig, Family,
             raise InputError(f"{word!r}: repro show recipe/{name} takes {takes}")
     from repro.compose import compose
 
-    run = compose([f"recipe={name}", f"model={about_of(recipe).model}", *overrides])
+    anywhere = "data=imagenet"  # takes every crop, view and size
+    run = compose([anywhere, f"recipe={name}", f"model={about_of(recipe).model}", *overrides])
     return run.recipe, run.model, run.data.size if "data.size" in keys else None
 
 
