@@ -25,14 +25,17 @@ VERBS = {
     "plan": "what a study would train, and what its rows cost; nothing is trained",
     "run": "train what is missing of a study, then report",
     "status": "the state of a study's runs",
+    "cancel": "stop a study that is being trained, here or on a cluster; it can go on later",
     "report": "published and reproduced numbers side by side, with verdicts",
+    "diff": "what differs between two runs: config, code, result",
+    "sync": "upload what trackers kept on disk",
     "evaluate": "runs, rows of a study or published weights on a held-out split: errors, likelihood, calibration",
     "train": "one run (a Hydra app: repro train --help)",
     "doctor": "what this machine has and lacks",
 }
 """Each verb is a module of `repro.verbs` with `add_arguments(parser)` and `main(options)`; `train` is Hydra's."""
 
-_WRITES = ("run",)  # every other verb reads, and has --json
+_WRITES = ("run", "cancel", "sync")  # every other verb reads, and has --json
 
 
 class _Parser(argparse.ArgumentParser):

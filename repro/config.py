@@ -84,7 +84,10 @@ class RecipeConfig(Typed):
 
 
 class TrainerConfig(Typed):
-    """Where and in which arithmetic a run is trained. `devices`, `nodes` and `strategy` do not change its identity."""
+    """Where and in which arithmetic a run is trained.
+
+    `devices`, `nodes`, `strategy` and `timeout` do not change its identity.
+    """
 
     accelerator: Literal["cpu", "gpu"]
     devices: PositiveInt = 1
@@ -99,6 +102,8 @@ class TrainerConfig(Typed):
     micro_batch: PositiveInt | None = None
     """Most images on a device at once; a larger share of the batch is accumulated. Changes batch statistics."""
     deterministic: bool = True
+    timeout: PositiveInt = 300
+    """Seconds after which a rank that waits for another one gives up, and the run has failed."""
 
     @model_validator(mode="after")
     def _several(self) -> TrainerConfig:
@@ -115,6 +120,20 @@ class LoggerConfig(Typed):
     entity: str | None = None
     mode: Literal["auto", "online", "offline"] = "auto"
     timeout: PositiveInt = 8
+    tags: tuple[str, ...] = ()
+
+
+class CheckpointConfig(Typed):
+    """What a run keeps on disk so that it can go on. Not part of its identity: a run that goes on ends the same."""
+
+    every: Positive = 10.0
+    """Minutes between two checkpoints; one is also written at an interruption."""
+    epoch_ends: bool = False
+    """Also after every epoch."""
+    keep: bool = False
+    """Whether the last checkpoint of a run that has finished stays."""
+    weights: bool = True
+    """Whether `final.ckpt`, the weights of a run that has finished, is written; `repro evaluate` reads it."""
 
 
 class Labels(Typed):
@@ -130,11 +149,12 @@ NEUTRAL: dict[str, Any] = {
     "labels": True,
     "dir": True,
     "logger": True,
+    "checkpoint": True,
     "recipe": {"about"},
     "data": {"root", "workers", "download"},
-    "trainer": {"devices", "nodes", "strategy"},
+    "trainer": {"devices", "nodes", "strategy", "timeout"},
 }
-"""Fields that do not change what is trained: published facts, paths, devices, loader workers, loggers and labels."""
+"""Fields that do not change what is trained: published facts, paths, devices, workers, loggers, checkpoints, labels."""
 
 
 class RunConfig(Typed):
@@ -146,6 +166,7 @@ class RunConfig(Typed):
     recipe: RecipeConfig
     trainer: TrainerConfig
     logger: LoggerConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
     labels: Labels
     dir: str | None = None
 

@@ -1,26 +1,36 @@
-"""A run's folder on disk: its config, its progress, its lock, its state. Imports no torch."""
+"""A run's folder on disk: its config, its progress, its lock, its state. Imports no torch.
+
+Whoever trains a run holds its lock, which the system drops when the process dies, and rewrites its progress every
+`BEAT` seconds. Where locks are not seen from another machine, a progress file that is rewritten stands for the lock.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import IO, Literal
 
 import yaml
 from pydantic import ValidationError
 
+from repro.attempts import Attempt, job_id
+from repro.attempts import read as read_attempts
 from repro.config import RunConfig
 from repro.errors import InputError
 from repro.mistakes import first_mistake
-from repro.results import FILE, Result, read_result, write_atomic
+from repro.results import FILE, Failure, Result, read_result, write_atomic
 
-CONFIG, PROGRESS, LOG, LOCK, CURVE, WEIGHTS = (
-    "config.yaml", "progress.json", "log.txt", "lock", "metrics.csv", "final.ckpt",
+CONFIG, PROGRESS, LOG, LOCK, CURVE, WEIGHTS, RESUME = (
+    "config.yaml", "progress.json", "log.txt", "lock", "metrics.csv", "final.ckpt", "resume.ckpt",
 )  # fmt: skip
 
 State = Literal["planned", "running", "finished", "diverged", "failed", "unreadable"]
@@ -29,8 +39,11 @@ State = Literal["planned", "running", "finished", "diverged", "failed", "unreada
 DONE: tuple[State, ...] = ("finished", "diverged")
 """States of a run that has an outcome; it is not trained again."""
 
-BUSY = 75
-"""Exit status of a process that left its run to another one."""
+BUSY, INTERRUPTED = 75, 76
+"""Exit status of a process that left its run to another one; of one that saved its run, which is to be begun again."""
+
+BEAT, SILENCE = 5.0, 60.0
+"""Seconds between two beats of a run's heart; without one, on another machine, for that long it is dead."""
 
 
 class AlreadyRunningError(Exception):
@@ -39,11 +52,28 @@ class AlreadyRunningError(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: epochs done of all, and the newest metrics."""
+    """How far a run is, its newest metrics, and which process says so. Steps are of the optimiser."""
 
-    epoch: int
-    epochs: int
-    metrics: dict[str, float]
+    epoch: int = 0
+    epochs: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    step: int = 0
+    steps: int = 0
+    host: str = ""
+    pid: int = 0
+    job: str | None = None
+    stalled: float = 0.0
+    """Seconds since the last step, by the run's own clock: a run that beats but does not advance is slow or hangs."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The state of a run, why it failed, and how far it is or was."""
+
+    state: State
+    failure: Failure | None = None
+    progress: Progress | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 def write_config(directory: Path, config: RunConfig) -> None:
@@ -79,22 +109,37 @@ def read_progress(directory: Path) -> Progress | None:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[TextIO]:
-    """Hold the run's lock; the system drops it when the process dies. Raises AlreadyRunningError when it is held.
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the run's lock; the system drops it when the process dies.
 
-    Gives the lock's file, in which whoever trains the run leaves a line: one for each time that it was begun.
+    Raises:
+        AlreadyRunningError: some process holds it, here or on a machine whose locks are not seen from here.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK).open("a") as file:
+        if not _taken(file) or _beats_elsewhere(directory):
+            raise AlreadyRunningError(str(directory))
+        yield
+
+
+def _taken(file: IO[str]) -> bool:
+    """Try for the lock a few times: one who only asks for the state holds it for a moment."""
+    for _ in range(5):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyRunningError(str(directory)) from None
-        yield file
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
-def is_locked(directory: Path) -> bool:
-    """Whether some process is training this run now."""
+def is_alive(directory: Path) -> bool:
+    """Whether some process is training this run now, on any machine that sees the folder."""
+    return _is_locked(directory) or _beats_elsewhere(directory)
+
+
+def _is_locked(directory: Path) -> bool:
     try:
         handle = os.open(directory / LOCK, os.O_RDONLY)
     except OSError:
@@ -108,15 +153,56 @@ def is_locked(directory: Path) -> bool:
     return False
 
 
+def _beats_elsewhere(directory: Path) -> bool:
+    """Whether a process of another machine tells its progress; a cluster's job that was moved is no other process."""
+    progress = read_progress(directory)
+    if progress is None or progress.host in ("", socket.gethostname()):
+        return False
+    if progress.job is not None and progress.job == job_id():
+        return False
+    return _age(directory / PROGRESS) < SILENCE
+
+
+def _age(path: Path) -> float:
+    """Seconds since the file was written, by the clock of the file system, which every machine shares."""
+    try:
+        written = path.stat().st_mtime
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            os.write(probe.fileno(), b".")
+            return os.fstat(probe.fileno()).st_mtime - written
+    except OSError:
+        return time.time() - written if path.exists() else math.inf
+
+
 def state(directory: Path) -> State:
     """Return the state of the run in `directory` from what is on disk."""
+    return standing(directory).state
+
+
+def standing(directory: Path) -> Standing:
+    """Return how the run in `directory` stands, from what is on disk.
+
+    A run that was begun and is held by nobody has failed, killed; one that was interrupted and saved is planned.
+    """
+    attempts, progress = read_attempts(directory), read_progress(directory)
+    if is_alive(directory):
+        return Standing("running", None, progress, attempts)
     try:
         result = read_result(directory)
-    except InputError:
-        return "running" if is_locked(directory) else "unreadable"
-    if is_locked(directory):
-        return "running"
-    return result.status if result else "planned"
+    except InputError as error:
+        return Standing("unreadable", Failure(kind="crash", message=str(error)), progress, attempts)
+    if result is not None:
+        return Standing(result.status, result.failure, progress, attempts)
+    last = attempts[-1] if attempts else None
+    if last is None or last.end == "interrupted":
+        return Standing("planned", None, progress, attempts)
+    return Standing("failed", _unexplained(directory, last), progress, attempts)
+
+
+def _unexplained(directory: Path, last: Attempt) -> Failure:
+    """Why a run has no result although it was begun: what the attempt's end says, else that its process is gone."""
+    gone = f"process {last.pid} on {last.host} is gone without a word"
+    return Failure(kind=last.kind or "killed", message=last.message or gone, log=log_tail(directory))
 
 
 def outcome(directory: Path) -> Result | None:

@@ -82,7 +82,8 @@ class Display:
 
     def started(self, task: Task) -> None:
         """A run has begun."""
-        self.waiting.remove(task.directory)
+        if task.directory in self.waiting:
+            self.waiting.remove(task.directory)
         self.begins[task.directory] = time.monotonic()
 
     def tick(self, running: Sequence[Task]) -> None:
@@ -97,6 +98,10 @@ class Display:
         self.estimate.add(task.directory, seconds)
         line = f"[{self.done}/{self.total}] {_outcome(task, seconds)} {self._eta()}".rstrip()
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)  # one line each, also in a log
+
+    def told(self, text: str) -> None:
+        """Pass a line on to the user."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _eta(self) -> str:
         now = time.monotonic()

@@ -9,11 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from repro.ablation import Ablation
+from repro.defaults import read_option
 from repro.errors import InputError, unknown
-from repro.paths import conf_dir, options
+from repro.launch.config import LauncherConfig, LocalConfig
+from repro.mistakes import first_mistake
+from repro.paths import options
 from repro.study import DEFAULT_SCALE, DEFAULT_SEEDS, Study, plan
+
+_LAUNCHER: TypeAdapter[LauncherConfig] = TypeAdapter(LauncherConfig)
 
 _WORDS = "scale=laptop, seeds=3 or seeds=[0,7], variants=[a,b], launcher.parallel=2, and any Hydra override of a run"
 
@@ -26,7 +32,7 @@ class Request:
     seeds: tuple[int, ...] = tuple(range(DEFAULT_SEEDS))
     seeds_given: bool = False
     only: tuple[str, ...] = ()
-    launcher: dict[str, Any] = field(default_factory=dict)
+    launcher: LauncherConfig = field(default_factory=LocalConfig)
     overrides: tuple[str, ...] = ()
 
     def study(self, ablation: Ablation) -> Study:
@@ -64,8 +70,8 @@ def parse_request(words: Sequence[str]) -> Request:
             if key in taken:
                 raise InputError(f"{key} is given twice: {taken[key]!r} and {value!r}")
             taken[key] = value
-        elif key == "launcher" or key.startswith("launcher."):
-            launcher[key] = value
+        elif key in ("launcher", "detach") or key.startswith("launcher."):
+            launcher["launcher.detach" if key == "detach" else key] = value
         else:
             overrides.append(word)
     return Request(
@@ -96,22 +102,26 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.strip("[] ").split(",") if part.strip())
 
 
-def _launcher(words: dict[str, str]) -> dict[str, Any]:
+def _launcher(words: dict[str, str]) -> LauncherConfig:
+    """Read `launcher=slurm launcher.time=60`, where `detach=true` is short for `launcher.detach=true`."""
     name = words.pop("launcher", "local")
     if name not in options("launcher"):
         raise unknown("launcher", name, options("launcher"))
-    settings: dict[str, Any] = yaml.safe_load((conf_dir() / "launcher" / f"{name}.yaml").read_text(encoding="utf-8"))
+    settings = read_option("launcher", name)
     for key, value in words.items():
         option = key.removeprefix("launcher.")
         if option not in settings:
-            raise unknown("launcher option", key, [f"launcher.{known}" for known in settings])
-        settings[option] = _whole_number(key, value)
-    return settings
+            raise unknown(f"option of launcher={name}", key, [f"launcher.{known}" for known in settings])
+        settings[option] = _value(key, value)
+    try:
+        return _LAUNCHER.validate_python(settings)
+    except ValidationError as error:
+        sentence = first_mistake(error, type(_LAUNCHER.validate_python({"name": name})))[1]
+        raise InputError(f"launcher.{sentence}") from None
 
 
-def _whole_number(key: str, value: str) -> int | None:
-    if value == "null":
-        return None
-    if not re.fullmatch(r"[1-9]\d*", value):
-        raise InputError(f"{key}={value}: expected a whole number from 1 on, or null")
-    return int(value)
+def _value(key: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"{key}={value}: expected a value as in YAML, such as 2, null or [0,1]") from None

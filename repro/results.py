@@ -17,6 +17,9 @@ FILE = "result.json"
 
 Status = Literal["finished", "diverged", "failed"]
 
+FailureKind = Literal["crash", "killed", "out_of_memory", "nan", "timeout", "cancelled", "node_lost"]
+"""`nan` is of a run that diverged; `killed` is by a signal that left no time to save."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -33,6 +36,9 @@ class Environment(_Record):
     gpu: str | None
     commit: str | None
     dirty: bool | None
+    code: str | None = None
+    """Hash of the package's own source files: tells code apart where there is no commit, or one with changes."""
+    host: str | None = None
 
 
 class Cost(_Record):
@@ -71,6 +77,8 @@ class Timing(_Record):
     total: float
     images_per_second: float
     steps: int
+    peak_memory: int | None = None
+    """Most bytes that the run held at once: of the device on a GPU, of the process on a CPU."""
     shared: bool = False
     """True when other runs shared the device, so that the speed is not a measurement of the model alone."""
 
@@ -91,7 +99,7 @@ class Data(_Record):
 class Failure(_Record):
     """Why a run failed or diverged."""
 
-    kind: Literal["crash", "killed", "out_of_memory", "nan", "timeout"]
+    kind: FailureKind
     message: str
     log: tuple[str, ...] = ()
 

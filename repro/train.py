@@ -22,20 +22,22 @@ import lightning as L
 import numpy as np
 import torch
 
-from repro import environment, folder
+from repro import attempts, environment, folder
 from repro.callbacks import Clock, EpochRecord
 from repro.checkpoint import save_weights
 from repro.classifier import Classifier
 from repro.config import RunConfig
 from repro.cost.count import cached_price
 from repro.data import Loader, Splits, load
+from repro.distributed import build_strategy, environment_plugins
 from repro.errors import InputError
-from repro.loggers import build_loggers, close_loggers
+from repro.interrupt import Interrupted
 from repro.models import build
 from repro.optim.batch_norm import set_momentum, synchronise
 from repro.optim.schedules import build_schedule
 from repro.record import SHARED, failed, identity, now
 from repro.results import Cost, Data, Failure, Result, Timing, write_result
+from repro.tracking import build_loggers, close_loggers
 
 
 class RunData(L.LightningDataModule):
@@ -113,18 +115,29 @@ def train(config: RunConfig, directory: Path) -> Result:
     if not _is_first_rank():
         return _run(config, directory, now())
     started = now()
-    with folder.locked(directory) as attempts:
+    with folder.locked(directory):
         done = folder.outcome(directory)
         if done is not None and done.id == config.id:
             return done  # another launcher has trained it since this one looked
-        print(f"{started} process {os.getpid()}", file=attempts, flush=True)
+        folder.set_aside(directory)
         folder.write_config(directory, config)
+        attempts.begin(directory)
         try:
             result = _run(config, directory, started)
+        except Interrupted as saved:
+            attempts.end(directory, "interrupted", saved.step, message=str(saved))
+            raise
         except Exception as error:
-            write_result(directory, failed(config, started, _failure(error)))
+            failure = _failure(error)
+            write_result(directory, failed(config, started, failure))
+            attempts.end(directory, "failed", kind=failure.kind, message=failure.message)
             raise
         write_result(directory, result)
+        attempts.end(
+            directory,
+            "diverged" if result.status == "diverged" else "finished",
+            result.timing.steps if result.timing else None,
+        )
     return result
 
 
@@ -187,7 +200,8 @@ def _assemble(config: RunConfig, directory: Path) -> _Pieces:
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy=settings.strategy,
+        strategy=build_strategy(settings),
+        plugins=environment_plugins(),
         precision=settings.precision,
         deterministic=settings.deterministic,
         benchmark=not settings.deterministic,
@@ -276,6 +290,9 @@ def main(arguments: list[str]) -> int:
         train(folder.read_config(directory / folder.CONFIG), directory)
     except folder.AlreadyRunningError:
         return folder.BUSY
+    except Interrupted as saved:
+        print(saved, flush=True)
+        return folder.INTERRUPTED
     except InputError as error:
         print(f"repro: {error}", file=sys.stderr)
         return 2

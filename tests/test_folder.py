@@ -61,8 +61,8 @@ def test_a_run_is_never_trained_by_two(tmp_path: Path) -> None:
     with folder.locked(tmp_path / "run"):
         with pytest.raises(folder.AlreadyRunningError), folder.locked(tmp_path / "run"):
             pass
-        assert folder.is_locked(tmp_path / "run")
-    assert not folder.is_locked(tmp_path / "run")
+        assert folder.is_alive(tmp_path / "run")
+    assert not folder.is_alive(tmp_path / "run")
 
 
 def test_the_entry_that_ddp_repeats_leaves_a_busy_run_alone(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_a_study_that_can_go_on(mine: Path, runs: Path) -> None:
     assert process.returncode == 130, rest
     assert "the same command goes on from here" in rest
     assert "Traceback" not in rest
-    assert not any(folder.is_locked(run.directory) for run in study(mine, 1).runs)
+    assert not any(folder.is_alive(run.directory) for run in study(mine, 1).runs)
 
 
 def test_ctrl_c_ends_repro_train_with_one_line(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TypeVar
 from repro import environment, folder
 from repro.errors import InputError
 from repro.launch import Task, Watch
+from repro.launch.config import LocalConfig
 from repro.launch.worker import work
 from repro.record import failed, now
 from repro.results import Failure, read_result, write_result
@@ -35,7 +36,22 @@ def slots(task: Task, parallel: int | None) -> int:
         return parallel
     if task.accelerator == "gpu":
         return 1
-    return max(1, environment.cores() // (task.threads * task.devices))
+    return max(1, environment.cores() // (task.threads * task.world))
+
+
+class LocalLauncher:
+    """Runs on this machine."""
+
+    def __init__(self, settings: LocalConfig) -> None:
+        self.settings = settings
+
+    def width(self, tasks: Sequence[Task]) -> int:
+        """How many of these go side by side."""
+        return min(slots(task, self.settings.parallel) for task in tasks)
+
+    def launch(self, tasks: Sequence[Task], watch: Watch) -> None:
+        """Train every task."""
+        launch(tasks, watch, self.settings.parallel)
 
 
 def launch(tasks: Sequence[Task], watch: Watch, parallel: int | None = None) -> None:
@@ -147,7 +163,7 @@ def _answer(sender: Connection, function: Callable[[Argument], Value], argument:
 
 
 def _start(task: Task, shared: bool) -> ForkServerProcess:
-    process = _context().Process(target=work, args=(str(task.directory), task.devices, shared), daemon=False)
+    process = _context().Process(target=work, args=(str(task.directory), task.world, shared), daemon=False)
     process.start()
     return process
 
@@ -156,7 +172,7 @@ def _settle(process: ForkServerProcess, task: Task, began: str) -> None:
     """Write a result for a run whose process ended without one."""
     process.join()
     status = process.exitcode or 0
-    if status in (0, folder.BUSY) or _has_result(task.directory):
+    if status in (0, folder.BUSY, folder.INTERRUPTED) or _has_result(task.directory):
         return
     tail = folder.log_tail(task.directory)
     message = f"killed by signal {-status}" if status < 0 else (tail[-1] if tail else f"exit status {status}")

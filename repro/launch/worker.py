@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from repro import folder
+from repro.interrupt import Interrupted
 from repro.record import SHARED
 
 
@@ -39,6 +40,9 @@ def _single(directory: Path) -> int:
         train(folder.read_config(directory / folder.CONFIG), directory)
     except folder.AlreadyRunningError:
         return folder.BUSY
+    except Interrupted as saved:
+        print(saved)
+        return folder.INTERRUPTED
     except BaseException:
         traceback.print_exc()
         return 1

@@ -7,15 +7,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 
 from repro import ablation, folder
 from repro.config import RunConfig
 from repro.console import console as make_console
+from repro.data.config import ImagenetConfig
 from repro.errors import InputError
-from repro.launch import Task, local
+from repro.launch import Task, build, local
+from repro.launch.config import LauncherConfig
 from repro.progress import Display, Estimate, clock
 from repro.report.terminal import to_terminal
 from repro.request import parse_request, study_arguments
@@ -69,12 +70,12 @@ def _check_folder(study: Study) -> None:
 
 
 def _train(
-    study: Study, waiting: Sequence[Run], costs: Mapping[str, Cost], settings: Mapping[str, Any], console: Console
+    study: Study, waiting: Sequence[Run], costs: Mapping[str, Cost], settings: LauncherConfig, console: Console
 ) -> None:
     waiting = longest_first(waiting, costs)
     tasks = [_task(entry, console) for entry in waiting]
-    parallel = settings["parallel"]
-    width = min(local.slots(task, parallel) for task in tasks)
+    launcher = build(settings)
+    width = launcher.width(tasks)
     kept = len(study.runs) - len(tasks)
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
     console.print(
@@ -84,7 +85,7 @@ def _train(
     prices = {entry.directory: (entry.variant, float(costs[entry.variant].macs)) for entry in waiting}
     begin = time.monotonic()
     with Display(tasks, Estimate(prices, width), console) as display:
-        local.launch(tasks, display, parallel)
+        launcher.launch(tasks, display)
     console.print(f"trained in {clock(time.monotonic() - begin)}")
 
 
@@ -106,8 +107,11 @@ def _task(entry: Run, console: Console) -> Task:
     return Task(
         directory=entry.directory,
         label=f"{entry.variant} seed {entry.seed}",
-        devices=settings.devices * settings.nodes,
+        row=entry.variant,
+        nodes=settings.nodes,
+        devices=settings.devices,
         threads=settings.threads,
+        workers=entry.config.data.workers if isinstance(entry.config.data, ImagenetConfig) else 0,
         accelerator=settings.accelerator,
     )
 
