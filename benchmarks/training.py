@@ -184,7 +184,7 @@ def ours(task: Task) -> Seconds:
         pieces.trainer.callbacks.append(watch)
         pieces.trainer.limit_val_batches = 0
         pieces.trainer.fit(pieces.module, datamodule=pieces.data)
-        train.close_loggers(pieces.trainer.loggers)
+        train.finish_loggers(pieces.trainer.loggers, None)
         return (watch.end - watch.begin) / (pieces.trainer.global_step - WARM)
 
 

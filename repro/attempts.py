@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,9 @@ class Attempt:
         """Whether it counts against the retries: it failed, was killed, or saved itself without having advanced."""
         stuck = self.end == "interrupted" and (self.end_step or 0) <= self.step
         return self.end in ("failed", None) or stuck
+
+
+_FIELDS = frozenset(field.name for field in fields(Attempt))  # those of a later release are left out
 
 
 def begin(directory: Path, step: int = 0) -> Attempt:
@@ -93,15 +96,13 @@ def _parsed(line: str) -> dict[str, Any] | None:
         tree = json.loads(line)
     except ValueError:
         return None
-    return tree if isinstance(tree, dict) else None
+    return {key: value for key, value in tree.items() if key in _FIELDS} if isinstance(tree, dict) else None
 
 
 def _append(directory: Path, tree: dict[str, Any]) -> None:
     """Add a line; the line break before it keeps it apart from one that was cut off."""
     data = ("\n" + json.dumps(tree) + "\n").encode()
-    handle = os.open(directory / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(handle, data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with (directory / FILE).open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from pathlib import Path
@@ -13,7 +14,10 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from repro.classifier import Classifier
-from repro.folder import CURVE, PROGRESS, Progress, write_progress
+from repro.folder import CURVE
+from repro.heartbeat import Heart
+from repro.log import say
+from repro.results import write_atomic
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1_error", "val_loss", "val_top1_error", "val_top5_error", "seconds",
@@ -23,12 +27,34 @@ RAW = ("val_raw_loss", "val_raw_top1_error", "val_raw_top5_error")
 
 
 class Clock(L.Callback):
-    """Seconds spent in training steps and in evaluation, apart from set-up, saving and logging."""
+    """Seconds spent in training steps and in evaluation, apart from set-up, saving and logging.
+
+    They add up over the attempts of a run, without what was lost when one was killed.
+    """
 
     def __init__(self) -> None:
         self.train = 0.0
         self.evaluate = 0.0
-        self._mark = 0.0
+        self.set_up = 0.0
+        self._before = 0.0
+        self._begin = time.perf_counter()
+        self._mark = self._begin
+
+    @property
+    def total(self) -> float:
+        """Seconds of the run so far."""
+        return self._before + time.perf_counter() - self._begin
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what the next attempt goes on from."""
+        return {"train": self.train, "evaluate": self.evaluate, "set_up": self.set_up, "total": self.total}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Add the time of the attempts before this one."""
+        self.train += state["train"]
+        self.evaluate += state["evaluate"]
+        self.set_up += state["set_up"]
+        self._before = state["total"]
 
     def _lap(self) -> float:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -36,6 +62,18 @@ class Clock(L.Callback):
         now = time.perf_counter()
         lap, self._mark = now - self._mark, now
         return lap
+
+    def stop_training(self) -> None:
+        """Stop counting training time for what is none, within an epoch."""
+        self.train += self._lap()
+
+    def go_on(self) -> None:
+        """Start counting again."""
+        self._lap()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the watch; a run that goes on may begin with a validation."""
+        self._lap()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting training time."""
@@ -65,27 +103,49 @@ class Clock(L.Callback):
 
 
 class EpochRecord(L.Callback):
-    """One row of metrics an epoch: into `metrics.csv`, the loggers and `progress.json`; stops a run that diverged."""
+    """One row of metrics an epoch: into `metrics.csv`, the loggers and `progress.json`; stops a run that diverged.
 
-    def __init__(self, directory: Path) -> None:
+    All rows are kept, so that a curve that a full disk or a death cut off is written anew.
+    """
+
+    def __init__(self, directory: Path, heart: Heart | None) -> None:
+        """`heart`: null for a process that writes nothing."""
         self.path = directory / CURVE
+        self.heart = heart
+        self.rows: list[dict[str, Any]] = []
         self.last: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.diverged = ""
         self.columns: tuple[str, ...] = COLUMNS
         self.epochs_done = 0
         self._validated = False
-        self._begin = 0.0
+        self._whole = False  # whether the file on disk holds all rows
+        self._told = False  # that it cannot be written
+        self._begin = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next attempt goes on from."""
+        names = ("rows", "last", "best", "epochs_done")
+        return {name: getattr(self, name) for name in names} | {"seconds": time.perf_counter() - self._begin}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.rows, self.last, self.best = list(state["rows"]), dict(state["last"]), dict(state["best"])
+        self.epochs_done = state["epochs_done"]
+        self._begin = time.perf_counter() - state["seconds"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the curve anew, and forget the progress of a run that was killed here."""
+        """Choose the columns, and start the watch of a run that begins."""
         self._begin = time.perf_counter()
+        averaged = isinstance(pl_module, Classifier) and pl_module.recipe.ema.decay is not None
+        self.columns = COLUMNS + (RAW if averaged else ())
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the curve so far, and tell how far the run is."""
+        assert isinstance(pl_module, Classifier)
         if trainer.is_global_zero:
-            (self.path.parent / PROGRESS).unlink(missing_ok=True)
-            averaged = isinstance(pl_module, Classifier) and pl_module.recipe.ema.decay is not None
-            self.columns = COLUMNS + (RAW if averaged else ())
-            with self.path.open("w", newline="") as file:
-                csv.writer(file).writerow(self.columns)
+            self._write_curve()
+            self._tell(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the epoch was validated; what it gave is computed off the clock, at the epoch's end."""
@@ -99,6 +159,11 @@ class EpochRecord(L.Callback):
             metrics |= pl_module.held_out_metrics("val")
             self._validated = False
         self._row(trainer, pl_module, metrics)
+
+    def close(self) -> None:
+        """See that the whole curve is on disk. Raises OSError where it cannot be written."""
+        if not self._whole:
+            write_atomic(self.path, self._curve())
 
     def finish(self, trainer: L.Trainer, module: Classifier) -> None:
         """Validate once more when the last epoch was cut short by the number of steps."""
@@ -134,13 +199,54 @@ class EpochRecord(L.Callback):
             self.best = dict(metrics)
 
     def _write(self, trainer: L.Trainer, module: Classifier, row: dict[str, Any]) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        self.rows.append(row)
+        self._append(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=row["step"])
-        steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
-        epochs = math.ceil(module.schedule.total / steps)  # type: ignore[union-attr]
-        metrics: dict[str, float] = {name: row[name] for name in ("train_loss", "val_top1_error") if name in row}
-        write_progress(self.path.parent, Progress(row["epoch"], epochs, metrics))
+        metrics, epochs = self._tell(trainer, module)
         values = " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
-        print(f"epoch {row['epoch']}/{epochs} · lr {row['lr']:.4g} · {values}", flush=True)
+        say(f"epoch {row['epoch']}/{epochs} · lr {row['lr']:.4g} · {values}")
+
+    def _tell(self, trainer: L.Trainer, module: Classifier) -> tuple[dict[str, float], int]:
+        """Let the heart know the newest row's metrics and the number of epochs."""
+        assert module.schedule is not None
+        steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
+        epochs = math.ceil(module.schedule.total / steps)
+        row = self.rows[-1] if self.rows else {}
+        metrics: dict[str, float] = {name: row[name] for name in ("train_loss", "val_top1_error") if name in row}
+        if self.heart is not None:
+            self.heart.epoch, self.heart.epochs, self.heart.metrics = self.epochs_done, epochs, metrics
+            self.heart.steps = module.schedule.total
+            self.heart.beat()
+        return metrics, epochs
+
+    def _append(self, row: dict[str, Any]) -> None:
+        """Add a row to the file; the whole file where the last one could not be written."""
+        if not self._whole:
+            self._write_curve()
+            return
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except OSError as error:
+            self._complain(error)
+
+    def _write_curve(self) -> None:
+        try:
+            write_atomic(self.path, self._curve(), durable=False)
+        except OSError as error:
+            self._complain(error)
+        else:
+            self._whole, self._told = True, False
+
+    def _complain(self, error: OSError) -> None:
+        if not self._told:
+            say(f"{self.path.name}: cannot be written ({error.strerror}); tried again after each epoch")
+        self._whole, self._told = False, True
+
+    def _curve(self) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.config import RecipeConfig
+from repro.distributed import copy_from_first_rank
 from repro.held_out import HeldOut
 from repro.models.auxiliary import Outputs
 from repro.optim.batch_norm import recalibrate
@@ -48,7 +49,6 @@ class Classifier(L.LightningModule):
         self._losses: list[Tensor] = []
         self._hits: list[Tensor] = []
         self._seen = 0
-        self._averaged = 0  # optimiser steps that the average has seen
         self._weights_in_use = ExitStack()
         self.held_out = nn.ModuleDict({split: HeldOut(classes) for split in ("val", "val_raw", "test", "test_raw")})
 
@@ -70,12 +70,6 @@ class Classifier(L.LightningModule):
         """Begin the average, now that the network is on its device."""
         if self.recipe.ema.decay is not None and self.ema is None:
             self.ema = Ema(self.net, self.recipe.ema)
-
-    def on_train_epoch_start(self) -> None:
-        """Forget the last epoch's losses."""
-        self._losses.clear()
-        self._hits.clear()
-        self._seen = 0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this optimiser step."""
@@ -101,18 +95,34 @@ class Classifier(L.LightningModule):
         self._seen += len(labels)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Take the new weights into the average, once for each optimiser step."""
-        if self.ema is not None and self.trainer.global_step > self._averaged:
-            self._averaged = self.trainer.global_step
-            self.ema.update(self.net, self._averaged)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take an optimiser's step, and the new weights into the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.net, self.trainer.global_step + 1)  # counted when this returns
 
     def train_metrics(self) -> dict[str, float]:
-        """Reduce the epoch's training loss and top-1 error over steps and devices; the one synchronisation of it."""
+        """Reduce the epoch's training loss and top-1 error over steps and devices, and begin anew.
+
+        The one synchronisation of an epoch.
+        """
         loss = torch.stack(self._losses).mean()
         error = 100 * (1 - torch.stack(self._hits).sum() / self._seen)
         both = self.trainer.strategy.reduce(torch.stack([loss, error]), reduce_op="mean")
+        self._losses, self._hits, self._seen = [], [], 0
         return {"train_loss": float(both[0]), "train_top1_error": float(both[1])}
+
+    def epoch_state(self) -> dict[str, Any]:
+        """Return the losses and hits of the epoch so far `(batches,)` on the CPU, and how many images were seen."""
+        losses, hits = (torch.stack(kept).cpu() if kept else None for kept in (self._losses, self._hits))
+        return {"losses": losses, "hits": hits, "seen": self._seen}
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None:
+        """Go on with an epoch from `epoch_state()`."""
+        losses, hits = (
+            [] if kept is None else list(kept.to(self.device).unbind()) for kept in (state["losses"], state["hits"])
+        )
+        self._losses, self._hits, self._seen = losses, hits, state["seen"]
 
     def on_validation_start(self) -> None:
         """Put the weights of the result into the network, with new batch statistics where the recipe wants them."""
@@ -146,6 +156,10 @@ class Classifier(L.LightningModule):
         """Leave the network with its raw weights."""
         self._weights_in_use.close()
 
+    def leave_evaluation(self) -> None:
+        """Put the raw weights back in the middle of an evaluation that is given up; it is made anew as a whole."""
+        self._weights_in_use.close()
+
     def held_out_metrics(self, split: str) -> dict[str, float]:
         """Compute and reset a held-out split's loss and errors over all devices; each sample counts once."""
         turns = (split,) if self.recipe.ema.decay is None else (split, f"{split}_raw")
@@ -162,12 +176,17 @@ class Classifier(L.LightningModule):
     def _use_average(self) -> None:
         if self.ema is not None:
             self._weights_in_use.enter_context(self.ema.applied(self.net))
-        self._recalibrate()
+        self._settle_statistics()
 
     def _turn(self, batch_idx: int, dataloader_idx: int) -> None:
         if dataloader_idx == 1 and batch_idx == 0:
             self._weights_in_use.close()
-            self._recalibrate()
+            self._settle_statistics()
+
+    def _settle_statistics(self) -> None:
+        """Evaluate with rank 0's running statistics, or with new ones: what every rank counts with is what is saved."""
+        copy_from_first_rank(self.net.buffers())
+        self._recalibrate()
 
     def _recalibrate(self) -> None:
         steps = self.recipe.batch_norm.recalibrate

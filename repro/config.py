@@ -193,6 +193,11 @@ class RunConfig(Typed):
                 f"recipe.evaluation.views={views} averages over mirror images, and a mirrored image of "
                 f"data={self.data.name} is of no class (data.mirror=false); set recipe.evaluation.views=centre"
             )
+        if settings.accelerator == "cpu" and settings.precision == "16-mixed":
+            raise ValueError(
+                "trainer.precision=16-mixed needs trainer.accelerator=gpu: there is no float16 training on a CPU; "
+                "use bf16-mixed"
+            )
         if settings.fused and not recipe.optimizer.has_fused:
             raise ValueError(
                 f"trainer.fused=true: {recipe.optimizer.name} has no fused update; expected recipe.optimizer.name sgd "

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from repro.results import Environment
+from repro.typed import ID_LENGTH
 
 PACKAGES = ("repro", "torch", "lightning", "torchvision", "timm", "torchmetrics", "fvcore", "hydra-core", "numpy")
 
@@ -51,6 +54,21 @@ def commit() -> tuple[str | None, bool | None]:
     return _git(here.parent, "rev-parse", "HEAD"), bool(changes)
 
 
+@cache
+def code() -> str:
+    """Hash this package's source files; conf/ and ablations/ are in a run's config already."""
+    return source_hash(Path(__file__).resolve().parent)
+
+
+def source_hash(root: Path) -> str:
+    """Hash the Python files below `root` by name and content, wherever `root` stands: 12 hexadecimal digits."""
+    found = sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:ID_LENGTH]
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
@@ -59,8 +77,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def describe(gpu: str | None = None) -> Environment:
-    """Describe this machine and code; `gpu` is the device's name where a run used one."""
+def describe(gpu: str | None = None, codes: Sequence[str] = ()) -> Environment:
+    """Describe this machine and code; `gpu` is the device's name where a run used one, `codes` of what trained before.
+
+    The machine's name stays out: results and pages are passed on, and it tells of a network; attempts.jsonl has it.
+    """
     head, dirty = commit()
     return Environment(
         python=platform.python_version(),
@@ -71,4 +92,6 @@ def describe(gpu: str | None = None) -> Environment:
         gpu=gpu,
         commit=head,
         dirty=dirty,
+        code=code(),
+        earlier_code=tuple(name for name in codes if name != code()),
     )

@@ -22,6 +22,7 @@ from typing import IO, Literal
 import yaml
 from pydantic import ValidationError
 
+from repro.attempts import FILE as ATTEMPTS
 from repro.attempts import Attempt, job_id
 from repro.attempts import read as read_attempts
 from repro.config import RunConfig
@@ -42,8 +43,13 @@ DONE: tuple[State, ...] = ("finished", "diverged")
 BUSY, INTERRUPTED = 75, 76
 """Exit status of a process that left its run to another one; of one that saved its run, which is to be begun again."""
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # five times as fast, where PyYAML was built with it
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 BEAT, SILENCE = 5.0, 60.0
 """Seconds between two beats of a run's heart; without one, on another machine, for that long it is dead."""
+
+LOG_END = 64 * 1024  # bytes of a log in which its last lines are looked for
 
 
 class AlreadyRunningError(Exception):
@@ -76,19 +82,27 @@ class Standing:
     attempts: tuple[Attempt, ...] = ()
 
 
-def write_config(directory: Path, config: RunConfig) -> None:
-    """Write the resolved config that the run starts from. Raises InputError when the folder cannot be written."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def write_config(directory: Path, config: RunConfig, *, durable: bool = True) -> None:
+    """Write the resolved config that the run starts from; not `durable` where it is written again before it matters.
+
+    Raises InputError when the folder cannot be written.
+    """
+    text = config_text(config)
     try:
-        write_atomic(directory / CONFIG, text)
+        write_atomic(directory / CONFIG, text, durable=durable)
     except OSError as error:
         raise InputError(f"{directory}: the run folder cannot be written ({error.strerror}); set REPRO_RUNS") from None
+
+
+def config_text(config: RunConfig) -> str:
+    """Return a config as it stands in its file."""
+    return str(yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
 
 
 def read_config(path: Path) -> RunConfig:
     """Read a resolved config. Raises InputError when it is missing or is not one."""
     try:
-        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return RunConfig.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
     except ValidationError as error:
         raise InputError(f"{path}: {first_mistake(error, RunConfig)[1]}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -154,24 +168,31 @@ def _is_locked(directory: Path) -> bool:
 
 
 def _beats_elsewhere(directory: Path) -> bool:
-    """Whether a process of another machine tells its progress; a cluster's job that was moved is no other process."""
-    progress = read_progress(directory)
-    if progress is None or progress.host in ("", socket.gethostname()):
+    """Whether a process of another machine has begun the run and tells its progress, or did so a moment ago.
+
+    A cluster's job that was moved is no other process. A beat of the future was before somebody set the clock back.
+    """
+    tried = read_attempts(directory)
+    last = tried[-1] if tried else read_progress(directory)
+    if last is None or (isinstance(last, Attempt) and last.end is not None):
+        return False  # its last beat may still be warm, but it has said that it ended
+    if last.host in ("", socket.gethostname()) or (last.job is not None and last.job == job_id()):
         return False
-    if progress.job is not None and progress.job == job_id():
-        return False
-    return _age(directory / PROGRESS) < SILENCE
+    return any(abs(_age(directory / name)) < SILENCE for name in (PROGRESS, ATTEMPTS))
 
 
 def _age(path: Path) -> float:
     """Seconds since the file was written, by the clock of the file system, which every machine shares."""
     try:
         written = path.stat().st_mtime
+    except OSError:
+        return math.inf
+    try:
         with tempfile.TemporaryFile(dir=path.parent) as probe:
             os.write(probe.fileno(), b".")
             return os.fstat(probe.fileno()).st_mtime - written
-    except OSError:
-        return time.time() - written if path.exists() else math.inf
+    except OSError:  # a full disk, or one that may only be read
+        return time.time() - written
 
 
 def state(directory: Path) -> State:
@@ -182,21 +203,34 @@ def state(directory: Path) -> State:
 def standing(directory: Path) -> Standing:
     """Return how the run in `directory` stands, from what is on disk.
 
-    A run that was begun and is held by nobody has failed, killed; one that was interrupted and saved is planned.
+    A run that was begun and is held by nobody has failed, killed; one that was interrupted and saved is planned, and so
+    is one whose result somebody has deleted to train it again.
     """
-    attempts, progress = read_attempts(directory), read_progress(directory)
-    if is_alive(directory):
-        return Standing("running", None, progress, attempts)
+    found = _ended(directory)
+    if found is None and is_alive(directory):
+        return Standing("running", None, read_progress(directory), read_attempts(directory))
+    state, failure = found or _ended(directory) or _not_ended(directory)  # it may have ended since
+    return Standing(state, failure, read_progress(directory), read_attempts(directory))
+
+
+def _ended(directory: Path) -> tuple[State, Failure | None] | None:
+    """Return what the result says, where it is the last word; null where the run may be trained at this moment."""
     try:
         result = read_result(directory)
     except InputError as error:
-        return Standing("unreadable", Failure(kind="crash", message=str(error)), progress, attempts)
-    if result is not None:
-        return Standing(result.status, result.failure, progress, attempts)
+        return None if is_alive(directory) else ("unreadable", Failure(kind="crash", message=str(error)))
+    if result is None or (result.status not in DONE and is_alive(directory)):
+        return None
+    return result.status, result.failure
+
+
+def _not_ended(directory: Path) -> tuple[State, Failure | None]:
+    """Return how a run stands that nobody trains and that has no result."""
+    attempts = read_attempts(directory)
     last = attempts[-1] if attempts else None
-    if last is None or last.end == "interrupted":
-        return Standing("planned", None, progress, attempts)
-    return Standing("failed", _unexplained(directory, last), progress, attempts)
+    if last is None or last.end in ("interrupted", *DONE):
+        return "planned", None
+    return "failed", _unexplained(directory, last)
 
 
 def _unexplained(directory: Path, last: Attempt) -> Failure:
@@ -224,7 +258,9 @@ def set_aside(directory: Path) -> None:
 def log_tail(directory: Path, lines: int = 8) -> tuple[str, ...]:
     """Return the last non-empty lines of the run's log."""
     try:
-        text = (directory / LOG).read_text(encoding="utf-8", errors="replace")
+        with (directory / LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_END))
+            text = file.read().decode(errors="replace")
     except OSError:
         return ()
     return tuple([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanMetric, MetricCollection
@@ -18,12 +19,13 @@ class HeldOut(nn.Module):
                 "top5": Accuracy("multiclass", num_classes=classes, top_k=min(5, classes), validate_args=False),
             }
         )
-        self.loss = MeanMetric(nan_strategy="disable")  # a check, like validate_args, would wait for the device
+        # a check, like validate_args, would wait for the device; in double precision the order of sums does not show
+        self.loss = MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Take in the logits `(B, classes)` and labels `(B,)` of one batch."""
         self.accuracy.update(logits, labels)
-        self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        self.loss.update(F.cross_entropy(logits, labels, reduction="none").double())
 
     def compute(self) -> dict[str, float]:
         """Return loss (nats), top1_error and top5_error (%) over all devices, and begin anew."""

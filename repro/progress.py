@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +17,7 @@ from rich.text import Text
 from repro import folder
 from repro.errors import InputError
 from repro.launch import Task
-from repro.results import Result, read_result
+from repro.results import read_result
 
 
 def clock(seconds: float) -> str:
@@ -27,34 +28,74 @@ def clock(seconds: float) -> str:
 
 
 class Estimate:
-    """How long the rest takes: from runs of the same row where one has finished, else in proportion to the price."""
+    """How long the rest takes: from runs of the same row where one has finished, else in proportion to the price.
 
-    def __init__(self, prices: dict[Path, tuple[str, float]], width: int) -> None:
+    Kept as sums over the rows, so that a step of it costs the same in a study of any size.
+    """
+
+    def __init__(self, prices: Mapping[Path, tuple[str, float]], width: int) -> None:
         self._prices = prices
         self._width = width
-        self._took: dict[str, list[float]] = {}
-        self._rates: list[float] = []
+        self._waiting = dict.fromkeys(prices)
+        self._counts = Counter(row for row, _ in prices.values())
+        self._row_prices = dict(prices.values())
+        self._took: dict[str, tuple[int, float]] = {}
+        self._rates: tuple[int, float] = (0, 0.0)
+        self._seconds = 0.0
+        """Of the waiting runs of rows of which one has finished."""
+        self._price = sum(price for _, price in prices.values())
+        """Of the waiting runs of all other rows."""
+
+    def begin(self, directory: Path) -> None:
+        """Count a run as waiting no longer, if it did."""
+        if directory not in self._waiting:
+            return
+        del self._waiting[directory]
+        row = self._prices[directory][0]
+        self._weigh(row, -1)
+        self._counts[row] -= 1
+        self._weigh(row, 1)
 
     def add(self, directory: Path, seconds: float) -> None:
         """Learn from a run that has ended."""
         row, price = self._prices[directory]
-        self._took.setdefault(row, []).append(seconds)
-        self._rates.append(seconds / price)
+        self._weigh(row, -1)
+        self._took[row] = _plus(self._took.get(row, (0, 0.0)), seconds)
+        self._weigh(row, 1)
+        self._rates = _plus(self._rates, seconds / price)
 
     def of(self, directory: Path) -> float | None:
         """Seconds that a run is expected to take; None before anything is known."""
         row, price = self._prices[directory]
         if row in self._took:
-            return sum(self._took[row]) / len(self._took[row])
-        return price * sum(self._rates) / len(self._rates) if self._rates else None
+            return _mean(self._took[row])
+        return price * _mean(self._rates) if self._rates[0] else None
 
-    def remaining(self, waiting: Sequence[Path], running: dict[Path, float]) -> float | None:
-        """Seconds until the study is done, given the waiting runs and the seconds that each running one has had."""
-        expected = {path: self.of(path) for path in (*waiting, *running)}
-        if any(value is None for value in expected.values()):
+    def remaining(self, running: Mapping[Path, float]) -> float | None:
+        """Seconds until the study is done, given the seconds that each running run has had; None if nothing is known.
+
+        What is not running is waiting, until it begins.
+        """
+        if not self._rates[0]:
             return None
-        left = sum(max(0.0, (expected[path] or 0) - running.get(path, 0.0)) for path in expected)
-        return left / min(self._width, max(1, len(expected)))
+        left = self._seconds + self._price * _mean(self._rates)
+        left += sum(max(0.0, (self.of(path) or 0.0) - had) for path, had in running.items())
+        return left / min(self._width, max(1, len(self._waiting) + len(running)))
+
+    def _weigh(self, row: str, sign: int) -> None:
+        """Add or take away what the waiting runs of a row are expected to take."""
+        if row in self._took:
+            self._seconds += sign * self._counts[row] * _mean(self._took[row])
+        else:
+            self._price += sign * self._counts[row] * self._row_prices[row]
+
+
+def _plus(total: tuple[int, float], value: float) -> tuple[int, float]:
+    return total[0] + 1, total[1] + value
+
+
+def _mean(total: tuple[int, float]) -> float:
+    return total[1] / total[0]
 
 
 class Display:
@@ -63,7 +104,6 @@ class Display:
     def __init__(self, tasks: Sequence[Task], estimate: Estimate, console: Console) -> None:
         self.console = console
         self.estimate = estimate
-        self.waiting = [task.directory for task in tasks]
         self.total = len(tasks)
         self.done = 0
         self.begins: dict[Path, float] = {}
@@ -82,8 +122,7 @@ class Display:
 
     def started(self, task: Task) -> None:
         """A run has begun."""
-        if task.directory in self.waiting:
-            self.waiting.remove(task.directory)
+        self.estimate.begin(task.directory)
         self.begins[task.directory] = time.monotonic()
 
     def tick(self, running: Sequence[Task]) -> None:
@@ -93,10 +132,15 @@ class Display:
 
     def ended(self, task: Task) -> None:
         """A run is over: learn from it and say how it ended."""
-        seconds = time.monotonic() - self.begins.pop(task.directory)
         self.done += 1
-        self.estimate.add(task.directory, seconds)
-        line = f"[{self.done}/{self.total}] {_outcome(task, seconds)} {self._eta()}".rstrip()
+        self.estimate.begin(task.directory)
+        begin = self.begins.pop(task.directory, None)
+        took = "trained by another process"
+        if begin is not None:
+            seconds = time.monotonic() - begin
+            self.estimate.add(task.directory, seconds)
+            took = f"{seconds:.1f} s"
+        line = f"[{self.done}/{self.total}] {task.label}: {_outcome(task.directory)} · {took} {self._eta()}".rstrip()
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)  # one line each, also in a log
 
     def told(self, text: str) -> None:
@@ -105,20 +149,29 @@ class Display:
 
     def _eta(self) -> str:
         now = time.monotonic()
-        left = self.estimate.remaining(self.waiting, {path: now - begin for path, begin in self.begins.items()})
+        left = self.estimate.remaining({path: now - begin for path, begin in self.begins.items()})
         return "" if left is None or self.done == self.total else f"· ETA {clock(left)}"
 
     def _picture(self, running: Sequence[Task]) -> RenderableType:
         table = Table.grid(padding=(0, 1))
-        for task in running:
+        shown = running[: max(1, self.console.height - 4)]
+        for task in shown:
             progress = folder.read_progress(task.directory)
-            epoch, epochs = (progress.epoch, progress.epochs) if progress else (0, 1)
-            bar = ProgressBar(total=epochs, completed=epoch, width=24)
-            table.add_row(
-                f"  {task.label}", bar, f"epoch {epoch}/{epochs}" if progress else "starting", _metrics(progress)
-            )
+            done, total = _share(progress)
+            bar = ProgressBar(total=total, completed=done, width=24)
+            words = f"epoch {progress.epoch}/{progress.epochs}" if progress else "starting"
+            table.add_row(f"  {task.label}", bar, words, _metrics(progress))
+        if len(shown) < len(running):
+            table.add_row(f"  and {len(running) - len(shown)} more")
         head = f"run {min(self.total, self.done + len(running))} of {self.total} {self._eta()}"
         return Group(Text(head, style="bold"), table)
+
+
+def _share(progress: folder.Progress | None) -> tuple[int, int]:
+    """How much of a run is done, in steps where it says so, else in epochs."""
+    if progress is None:
+        return 0, 1
+    return (progress.step, progress.steps) if progress.steps else (progress.epoch, max(1, progress.epochs))
 
 
 def _metrics(progress: folder.Progress | None) -> str:
@@ -128,18 +181,14 @@ def _metrics(progress: folder.Progress | None) -> str:
     return ", ".join(names[name].format(value) for name, value in progress.metrics.items() if name in names)
 
 
-def _outcome(task: Task, seconds: float) -> str:
+def _outcome(directory: Path) -> str:
+    """Say how a run ended: its test error, or why it has none."""
     try:
-        result = read_result(task.directory)
+        result = read_result(directory)
     except InputError as error:
-        return f"{task.label}: {error}"
-    return f"{task.label}: {_words(result)} · {seconds:.1f} s"
-
-
-def _words(result: Result | None) -> str:
-    if result is None:
-        return "left to another process that is training it"
-    if result.status == "finished":
-        return f"test error {result.last['test_top1_error']:.1f} %"
-    reason = result.failure.message if result.failure else ""
-    return f"{result.status.upper()}: {reason}"
+        return str(error)
+    if result is not None and result.status == "finished":
+        error_rate = result.last.get("test_top1_error")
+        return "finished" if error_rate is None else f"test error {error_rate:.1f} %"
+    found = folder.standing(directory)
+    return f"{found.state.upper()}: {found.failure.message}" if found.failure else found.state

@@ -38,6 +38,8 @@ class Environment(_Record):
     dirty: bool | None
     code: str | None = None
     """Hash of the package's own source files: tells code apart where there is no commit, or one with changes."""
+    earlier_code: tuple[str, ...] = ()
+    """Hashes of the code that trained the run's beginning, where it went on under other code."""
     host: str | None = None
 
 

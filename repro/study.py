@@ -10,7 +10,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil
 from pathlib import Path
+from shlex import quote
 
 from repro import folder
 from repro.ablation import Ablation
@@ -19,6 +21,7 @@ from repro.config import Labels, RunConfig
 from repro.errors import InputError, unknown
 from repro.paths import runs_dir
 from repro.results import Cost, Result, read_result
+from repro.sweep import AS_PUBLISHED, Sweep, nearest_counts, network_of
 
 DEFAULT_SCALE, DEFAULT_SEEDS = "laptop", 3
 
@@ -65,6 +68,8 @@ class Study:
     """The first seed's config of each variant."""
     only: tuple[str, ...] = ()
     """The variants that were asked for; empty for all that the scale has."""
+    sweep: Sweep = AS_PUBLISHED
+    """Rows that the published table does not have, and a rule of equal cost other than its own."""
 
     @property
     def directory(self) -> Path:
@@ -101,13 +106,19 @@ class Study:
         """The command that makes this study again."""
         count = len(self.seeds)
         seeds = str(count) if self.seeds == tuple(range(count)) else f"'[{','.join(map(str, self.seeds))}]'"
-        source = self.ablation.name if self.ablation.shipped else str(self.ablation.path)
+        source = self.ablation.name if self.ablation.shipped else quote(str(self.ablation.path))
         chosen = [f"'variants=[{','.join(self.only)}]'"] if self.only else []
-        return " ".join(["repro run", source, f"scale={self.scale}", f"seeds={seeds}", *chosen, *self.overrides])
+        words = [f"scale={self.scale}", f"seeds={seeds}", *self.sweep.words, *chosen, *map(quote, self.overrides)]
+        return " ".join(["repro run", source, *words])
 
 
 def plan(
-    ablation: Ablation, scale: str, seeds: Sequence[int], overrides: Sequence[str] = (), only: Sequence[str] = ()
+    ablation: Ablation,
+    scale: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    sweep: Sweep = AS_PUBLISHED,
 ) -> Study:
     """Expand an ablation into resolved configs, one per variant; nothing is written and nothing trained.
 
@@ -117,6 +128,7 @@ def plan(
         seeds: the seeds, each a different non-negative number.
         overrides: Hydra overrides of the user, for every run.
         only: the variants to run; all that the scale has when empty.
+        sweep: which rows of the table were solved, and by which rule.
 
     Raises:
         InputError: an unknown scale or variant, or an override that does not compose, with file and line.
@@ -124,11 +136,12 @@ def plan(
     rows = ablation.at(scale).variants
     for name in only:
         if name not in rows:
-            raise unknown("variant", name, rows, where=f"{ablation.name} at scale {scale}")
+            where = " ".join([f"{ablation.name} at scale {scale}", *(f"with {word}" for word in sweep.words[:1])])
+            raise unknown("variant", name, rows, where=where)
     chosen = [name for name in rows if not only or name in only or name in _references(ablation, only)]
     _refuse_collisions(ablation, scale, overrides)
     configs = {name: _compose_variant(ablation, scale, name, overrides) for name in chosen}
-    return Study(ablation, scale, tuple(seeds), tuple(overrides), configs, tuple(only))
+    return Study(ablation, scale, tuple(seeds), tuple(overrides), configs, tuple(only), sweep)
 
 
 def _references(ablation: Ablation, names: Sequence[str]) -> set[str]:
@@ -219,19 +232,45 @@ def spread(study: Study, costs: Mapping[str, Cost]) -> dict[str, dict[str, float
 
 
 def check_equal_cost(study: Study, costs: Mapping[str, Cost]) -> None:
-    """Raise InputError, with the figures, when rows that must cost the same do not."""
+    """Raise InputError, with the figures, when rows that must cost the same do not.
+
+    A row that was solved is held to its MACs alone: a whole width can keep one quantity, and parameters follow.
+    """
     rule = study.ablation.equal_cost
     if rule is None:
         return
-    broken = []
-    for name, differences in spread(study, costs).items():
-        for what, allowed in (("macs", rule.macs), ("params", rule.params)):
-            if allowed is not None and abs(differences[what]) > allowed:
-                target = study.ablation.variants[name].reference
-                broken.append(
-                    f"{name} has {getattr(costs[name], what):,} {what}, {differences[what]:+.1%} of {target}'s "
-                    f"{getattr(costs[target], what):,} (allowed ±{allowed:.1%})"
-                )
+    differences = spread(study, costs)
+    broken = [
+        (name, what, allowed)
+        for name in costs
+        for what, allowed in (("macs", rule.macs), ("params", rule.params if name not in study.sweep.solved else None))
+        if allowed is not None and abs(differences[name][what]) > allowed
+    ]
     if broken:
+        figures = "; ".join(_figures(study, costs, *case) for case in broken)
         where = study.ablation.where("equal_cost")
-        raise InputError(f"{where}: at scale {study.scale} the rows are not of equal cost: " + "; ".join(broken))
+        raise InputError(
+            f"{where}: at scale {study.scale} the rows are not of equal cost: {figures}{_way_out(study, costs, broken)}"
+        )
+
+
+def _figures(study: Study, costs: Mapping[str, Cost], name: str, what: str, allowed: float) -> str:
+    target = study.ablation.variants[name].reference
+    own, other = getattr(costs[name], what), getattr(costs[target], what)
+    return f"{name} has {own:,} {what}, {own / other - 1:+.1%} of {target}'s {other:,} (allowed ±{allowed:.1%})"
+
+
+def _way_out(study: Study, costs: Mapping[str, Cost], broken: Sequence[tuple[str, str, float]]) -> str:
+    """Name, for rows that were solved, the nearest numbers of groups that work, and the rule that would allow all."""
+    solved = study.sweep.solved
+    parts = []
+    for name, _, allowed in (case for case in broken if case[0] in solved):
+        network = network_of(study.configs[study.ablation.variants[name].reference])
+        count = solved[name].groups
+        near = nearest_counts(network, count, allowed)
+        parts.append(f"instead of {count} groups: {' or '.join(map(str, near)) or 'none near it'}")
+    if not parts:
+        return ""
+    differences = spread(study, costs)
+    needed = ceil(100 * max(abs(differences[name][what]) for name, what, _ in broken)) / 100
+    return f"; {', '.join(parts)}; or allow it with equal_cost={needed:g}"

@@ -6,158 +6,153 @@ command for the other ranks. Knows nothing of ablations or studies.
 
 from __future__ import annotations
 
-import logging
 import os
-import random
+import signal
 import sys
 import threading
 import time
 import traceback
-import warnings
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import numpy as np
 import torch
+from torch import Tensor
 
-from repro import attempts, environment, folder
-from repro.callbacks import Clock, EpochRecord
-from repro.checkpoint import save_weights
-from repro.classifier import Classifier
+from repro import attempts, environment, folder, interrupt
+from repro.callbacks import Clock
+from repro.checkpoint import load_state, remove_state, save_weights, sweep
 from repro.config import RunConfig
 from repro.cost.count import cached_price
-from repro.data import Loader, Splits, load
-from repro.distributed import build_strategy, environment_plugins
+from repro.distributed import is_step, together
 from repro.errors import InputError
+from repro.failures import explain
+from repro.heartbeat import Heart
 from repro.interrupt import Interrupted
-from repro.models import build
-from repro.optim.batch_norm import set_momentum, synchronise
-from repro.optim.schedules import build_schedule
+from repro.log import say, settle
+from repro.memory import peak_memory
+from repro.pieces import Pieces, assemble, prepare_torch
 from repro.record import SHARED, failed, identity, now
 from repro.results import Cost, Data, Failure, Result, Timing, write_result
-from repro.tracking import build_loggers, close_loggers
+from repro.resume import State
+from repro.tracking import finish_loggers
 
-
-class RunData(L.LightningDataModule):
-    """The splits of a run on the device of this rank."""
-
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.splits: Splits | None = None
-
-    def setup(self, stage: str) -> None:
-        """Load the splits once; Lightning calls this on every rank when its device is known."""
-        if self.splits is not None:
-            return
-        trainer: Any = self.trainer
-        self.splits = load(
-            self.config.data,
-            self.config.recipe.augment,
-            self.config.recipe.evaluation,
-            batch_size=self.config.recipe.batch_size,
-            seed=self.config.seed,
-            device=trainer.strategy.root_device,
-            channels_last=self.config.trainer.channels_last,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-            accumulate=self.config.accumulation,
-        )
-        model: Any = trainer.lightning_module
-        model.schedule = build_schedule(self.config.recipe, len(self.splits.train) // self.config.accumulation)
-        trainer.fit_loop.epoch_loop.max_steps = model.schedule.total
-
-    def train_dataloader(self) -> Any:
-        """Batches of the training split."""
-        assert self.splits is not None
-        return self.splits.train
-
-    def val_dataloader(self) -> Any:
-        """Batches of the held-out slice of train, twice where averaged weights are evaluated beside the raw ones."""
-        assert self.splits is not None
-        return self._turns(self.splits.val)
-
-    def test_dataloader(self) -> Any:
-        """Batches of the test split; used once, after the last epoch."""
-        assert self.splits is not None
-        return self._turns(self.splits.test)
-
-    def _turns(self, loader: Loader) -> Any:
-        return loader if self.config.recipe.ema.decay is None else [loader, loader]
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches are on the device already."""
-        return batch
-
-
-@dataclass
-class _Pieces:
-    """What one run is made of."""
-
-    module: Classifier
-    data: RunData
-    trainer: L.Trainer
-    clock: Clock
-    record: EpochRecord
+GRACE = 10.0
+"""Seconds that a run has to save itself when its launcher has died."""
 
 
 def train(config: RunConfig, directory: Path) -> Result:
     """Train one run and write its result; a run that has an outcome in this folder is not trained again.
 
-    Returns the result on rank 0 (and an equal one on the other ranks, which write nothing).
+    It goes on from its checkpoint where there is one. Returns the result on rank 0 (and an equal one on the other
+    ranks, which write nothing).
 
     Raises:
         folder.AlreadyRunningError: another process trains this run.
+        Interrupted: it was asked to end, and has saved itself.
+        InputError: something that was given cannot be used, the run's folder included.
         Exception: whatever stopped the run, after a `failed` result was written.
     """
-    if not _is_first_rank():
-        return _run(config, directory, now())
-    started = now()
-    with folder.locked(directory):
-        done = folder.outcome(directory)
-        if done is not None and done.id == config.id:
-            return done  # another launcher has trained it since this one looked
-        folder.set_aside(directory)
-        folder.write_config(directory, config)
-        attempts.begin(directory)
-        try:
-            result = _run(config, directory, started)
-        except Interrupted as saved:
-            attempts.end(directory, "interrupted", saved.step, message=str(saved))
-            raise
-        except Exception as error:
-            failure = _failure(error)
-            write_result(directory, failed(config, started, failure))
-            attempts.end(directory, "failed", kind=failure.kind, message=failure.message)
-            raise
-        write_result(directory, result)
-        attempts.end(
-            directory,
-            "diverged" if result.status == "diverged" else "finished",
-            result.timing.steps if result.timing else None,
-        )
+    with interrupt.heeded():
+        if not _is_first_rank():
+            with together(config, directory, explain):
+                return _run(config, directory, now(), None, None, [])
+        with folder.locked(directory):
+            done = folder.outcome(directory)
+            if done is not None and done.id == config.id:
+                _prune(config, directory)
+                return done  # another launcher has trained it since this one looked
+            return _attempt(config, directory)
+
+
+def _attempt(config: RunConfig, directory: Path) -> Result:
+    """Train under the lock, and write down how it began and how it ended."""
+    started, state = now(), _begin(config, directory)
+    trackers: list[Any] = []  # they end after the run's own files are written, which they must not delay
+    fail = partial(_fail, config, directory, started)
+    try:
+        with Heart(directory, state["step"] if state else 0) as heart:
+            with together(config, directory, explain, fail):
+                result = _run(config, directory, started, heart, state, trackers)
+            write_result(directory, result)
+    except Interrupted as saved:
+        _end(directory, "interrupted", saved.step, message=str(saved))
+        finish_loggers(trackers, None)
+        raise
+    except Exception as error:
+        finish_loggers(trackers, fail(explain(error)))
+        raise
+    outcome: attempts.End = "diverged" if result.status == "diverged" else "finished"
+    _end(directory, outcome, result.timing.steps if result.timing else None)
+    _prune(config, directory)
+    finish_loggers(trackers, result)
     return result
 
 
-def _run(config: RunConfig, directory: Path, started: str) -> Result:
-    begin = time.perf_counter()
+def _begin(config: RunConfig, directory: Path) -> State | None:
+    """Make the folder ready and note that the run is begun; return what it goes on from."""
+    try:
+        folder.set_aside(directory)
+        folder.write_config(directory, config)
+        sweep(directory)
+        state = load_state(directory, config.id)
+        attempts.begin(directory, state["step"] if state else 0)
+    except OSError as error:
+        raise InputError(f"{directory}: the run folder cannot be written ({error.strerror}); set REPRO_RUNS") from None
+    return state
+
+
+def _fail(config: RunConfig, directory: Path, started: str, failure: Failure) -> Result:
+    """Write down why the run failed, as far as the disk takes it."""
+    result = failed(config, started, failure)
+    with suppress(OSError):
+        write_result(directory, result)
+    _end(directory, "failed", kind=failure.kind, message=failure.message)
+    say(f"failed: {failure.message}")
+    return result
+
+
+def _end(directory: Path, how: attempts.End, step: int | None = None, **why: Any) -> None:
+    """Note the attempt's end; on a full disk it stays open, and counts as one that was killed."""
+    with suppress(OSError):
+        attempts.end(directory, how, step, **why)
+
+
+def _prune(config: RunConfig, directory: Path) -> None:
+    if not config.checkpoint.keep:
+        remove_state(directory)
+
+
+def _run(
+    config: RunConfig, directory: Path, started: str, heart: Heart | None, state: State | None, trackers: list[Any]
+) -> Result:
+    """Train and test; `heart`, `state` (what the run goes on from) and the `trackers` it begins are rank 0's."""
+    clock = Clock()
     data, model = config.data, config.model
     cost = cached_price(model, data.size, data.channels, data.classes)
-    _prepare_torch(config)
-    pieces = _assemble(config, directory)
-    setup = time.perf_counter() - begin
+    prepare_torch(config)
+    pieces = assemble(config, directory, clock, heart, state)
+    clock.set_up += clock.total
+    trackers += pieces.trainer.loggers
     try:
         _fit_and_test(pieces)
+        averaged = pieces.module.averaged_weights()  # on every rank: its statistics may be computed over all of them
+        if pieces.trainer.is_global_zero:
+            _leave_files(config, directory, pieces, averaged)
     finally:
-        close_loggers(pieces.trainer.loggers)
-    if pieces.trainer.is_global_zero:
-        save_weights(directory, pieces.module.net.state_dict(), pieces.module.averaged_weights())
-    return _result(config, pieces, cost, started, setup, time.perf_counter() - begin)
+        pieces.data.close()
+    return _result(config, pieces, cost, started, state)
 
 
-def _fit_and_test(pieces: _Pieces) -> None:
+def _leave_files(config: RunConfig, directory: Path, pieces: Pieces, averaged: dict[str, Tensor] | None) -> None:
+    """Write the whole curve and the weights. Raises OSError where they cannot be: then the run has not finished."""
+    pieces.record.close()
+    if config.checkpoint.weights:
+        save_weights(directory, pieces.module.net.state_dict(), averaged)
+
+
+def _fit_and_test(pieces: Pieces) -> None:
     """Train to the end or to a divergence; read the test split once, and only after a whole training."""
     trainer, module, record = pieces.trainer, pieces.module, pieces.record
     trainer.fit(module, datamodule=pieces.data)
@@ -172,55 +167,7 @@ def _fit_and_test(pieces: _Pieces) -> None:
         logger.log_metrics(tested, step=steps)
 
 
-def _prepare_torch(config: RunConfig) -> None:
-    """Seed every generator and set the threads, before any operator runs; keep Lightning's advice out of the log."""
-    if config.trainer.devices * config.trainer.nodes == 1:
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
-    torch.set_num_threads(config.trainer.threads)
-    random.seed(config.seed)
-    np.random.seed(config.seed % 2**32)
-    torch.manual_seed(config.seed)
-
-
-def _assemble(config: RunConfig, directory: Path) -> _Pieces:
-    settings = config.trainer
-    net = build(config.model, config.data.channels, config.data.classes)
-    if settings.channels_last:
-        net = net.to(memory_format=torch.channels_last)
-    if config.recipe.batch_norm.momentum is not None:
-        set_momentum(net, config.recipe.batch_norm.momentum)
-    if config.recipe.batch_norm.sync and settings.devices * settings.nodes > 1:
-        net = synchronise(net)
-    if settings.compile:
-        net.compile()
-    module = Classifier(net, config.recipe, config.data.classes, fused=settings.fused)
-    clock, record = Clock(), EpochRecord(directory)
-    trainer = L.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy=build_strategy(settings),
-        plugins=environment_plugins(),
-        precision=settings.precision,
-        deterministic=settings.deterministic,
-        benchmark=not settings.deterministic,
-        accumulate_grad_batches=config.accumulation,
-        limit_val_batches=1.0 if config.data.val else 0,
-        max_epochs=-1,  # the length is in steps and set when the data is known, in RunData.setup
-        logger=build_loggers(config, directory),
-        callbacks=[clock, record],
-        default_root_dir=directory,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    return _Pieces(module, RunData(config), trainer, clock, record)
-
-
-def _result(config: RunConfig, pieces: _Pieces, cost: Cost, started: str, setup: float, total: float) -> Result:
+def _result(config: RunConfig, pieces: Pieces, cost: Cost, started: str, state: State | None) -> Result:
     splits, record, clock = pieces.data.splits, pieces.record, pieces.clock
     assert splits is not None
     images = pieces.trainer.global_step * config.recipe.batch_size
@@ -233,12 +180,13 @@ def _result(config: RunConfig, pieces: _Pieces, cost: Cost, started: str, setup:
         best=record.best,
         cost=cost,
         timing=Timing(
-            setup=setup,
+            setup=clock.set_up,
             train=clock.train,
             evaluate=clock.evaluate,
-            total=total,
+            total=clock.total,
             images_per_second=images / clock.train,
             steps=pieces.trainer.global_step,
+            peak_memory=max(peak_memory(), state["peak_memory"] if state else 0),
             shared=bool(os.environ.get(SHARED)),
         ),
         data=Data(
@@ -248,56 +196,62 @@ def _result(config: RunConfig, pieces: _Pieces, cost: Cost, started: str, setup:
             test_transform=splits.test_transform,
             **splits.sizes,
         ),
-        environment=environment.describe(gpu),
+        environment=environment.describe(gpu, state["codes"] if state else ()),
         failure=Failure(kind="nan", message=record.diverged) if record.diverged else None,
     )
 
 
-def _failure(error: Exception) -> Failure:
-    kind: Any = "out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "crash"
-    lines = [line for line in "".join(traceback.format_exception(error)).splitlines() if line.strip()]
-    first = (str(error).splitlines() or [""])[0]
-    return Failure(kind=kind, message=f"{type(error).__name__}: {first}", log=tuple(lines[-8:]))
-
-
 def _is_first_rank() -> bool:
     """Whether this process is rank 0, asked before Lightning has started any other rank."""
-    if "SLURM_PROCID" in os.environ and "SLURM_STEP_ID" in os.environ:
+    if is_step():
         return os.environ["SLURM_PROCID"] == "0"
     return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def die_with_parent() -> None:
-    """End this process when the pipe on its standard input closes, which it does when the launcher dies."""
+    """Save and end this process when the pipe on its standard input closes, as it does when the launcher dies."""
 
     def watch() -> None:
         while os.read(0, 4096):  # unbuffered: a lock held at the interpreter's end would be fatal
             continue
+        interrupt.request("the death of its launcher")
+        time.sleep(GRACE)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: list[str]) -> int:
-    """Train the run in the folder that is named. Exit status: 0 finished or diverged, 1 failed, 2 bad input."""
+    """Train the run in the folder that is named.
+
+    Exit status: 0 finished or diverged, 1 failed, 2 bad input, `folder.BUSY`, `folder.INTERRUPTED`.
+    """
     if arguments[1:] == ["--die-with-parent"]:
         die_with_parent()
     elif len(arguments) != 1:
         print("usage: python -m repro.train RUN_FOLDER", file=sys.stderr)
         return 2
-    directory = Path(arguments[0])
+    status = _train_in(Path(arguments[0]))
+    settle()
+    return status
+
+
+def _train_in(directory: Path) -> int:
     try:
-        train(folder.read_config(directory / folder.CONFIG), directory)
+        with interrupt.heeded(signal.SIGINT):
+            train(folder.read_config(directory / folder.CONFIG), directory)
     except folder.AlreadyRunningError:
         return folder.BUSY
     except Interrupted as saved:
-        print(saved, flush=True)
+        say(str(saved))
         return folder.INTERRUPTED
     except InputError as error:
-        print(f"repro: {error}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"repro: {error}", file=sys.stderr)
         return 2
     except Exception:
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         return 1
     return 0
 

@@ -68,9 +68,10 @@ def test_mistakes_are_blamed_alike(override: str, message: str) -> None:
             for name in ("rmsprop_tf", "lamb")
         ],
         (
-            ["trainer.fused=true", "trainer.precision=16-mixed", "recipe.clip.agc=0.01"],
+            ["trainer=gpu", "trainer.fused=true", "trainer.precision=16-mixed", "recipe.clip.agc=0.01"],
             "trainer.fused=true with trainer.precision=16-mixed unscales the gradients within the step",
         ),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed needs trainer.accelerator=gpu"),
         (
             ["trainer=ddp", "trainer.accelerator=cpu", "recipe.batch_norm.sync=true"],
             "recipe.batch_norm.sync=true on several devices needs trainer.accelerator=gpu",

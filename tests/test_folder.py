@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import socket
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from repro import folder
+from repro.attempts import Attempt
 from repro.compose import compose
 from repro.errors import InputError
 from repro.record import failed, now
@@ -101,3 +106,97 @@ def test_environment_variables_are_not_recorded(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
     write_result(tmp_path, failed(CONFIG, now(), Failure(kind="crash", message="x")))
     assert "hunter2" not in (tmp_path / "result.json").read_text()
+
+
+ELSEWHERE = Attempt("2026-01-01T00:00:00+00:00", "another-machine", 7)
+
+
+def on_disk(directory: Path, attempts: list[Attempt], progress: folder.Progress | None, age: float = 0.0) -> None:
+    """Write what a process of some machine left behind, so many seconds ago."""
+    directory.mkdir(exist_ok=True)
+    lines = [
+        json.dumps({key: value for key, value in asdict(entry).items() if value is not None}) for entry in attempts
+    ]
+    if lines:
+        (directory / "attempts.jsonl").write_text("\n".join(lines))
+    if progress is not None:
+        folder.write_progress(directory, progress)
+    for path in directory.iterdir():
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "age", "job", "alive"),
+    [
+        pytest.param(ELSEWHERE, 0, None, True, id="it beats"),
+        pytest.param(ELSEWHERE, 2 * folder.SILENCE, None, False, id="silent for long"),
+        pytest.param(ELSEWHERE, -3600, None, False, id="the clock was set back"),
+        pytest.param(replace(ELSEWHERE, end="interrupted", end_step=9), 0, None, False, id="it said that it ended"),
+        pytest.param(replace(ELSEWHERE, job="12_3"), 0, "12_3", False, id="this very job, moved here"),
+        pytest.param(replace(ELSEWHERE, job="12_3"), 0, "12_4", True, id="another job"),
+        pytest.param(replace(ELSEWHERE, host=socket.gethostname()), 0, None, False, id="here: its lock would be seen"),
+    ],
+)
+@pytest.mark.parametrize("beaten", [True, False], ids=["with a heartbeat", "before its first beat"])
+def test_a_run_on_another_machine_lives_while_it_beats(
+    attempt: Attempt,
+    age: float,
+    job: str | None,
+    alive: bool,
+    beaten: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Locks may not be seen from there: nobody trains a run a second time that a heartbeat says is trained."""
+    if job:
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", job.split("_")[0])
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", job.split("_")[1])
+    beat = folder.Progress(host=attempt.host, pid=7, job=attempt.job) if beaten else None
+    on_disk(tmp_path / "run", [attempt], beat, age)
+    assert folder.is_alive(tmp_path / "run") is alive
+    if not alive:
+        with folder.locked(tmp_path / "run"):
+            return
+    with pytest.raises(folder.AlreadyRunningError), folder.locked(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("attempts", "state", "kind"),
+    [
+        ([], "planned", None),
+        ([replace(ELSEWHERE, end="interrupted", end_step=9)], "planned", None),
+        ([ELSEWHERE], "failed", "killed"),
+        ([replace(ELSEWHERE, end="failed", kind="timeout", message="too long")], "failed", "timeout"),
+        ([replace(ELSEWHERE, end="finished")], "planned", None),
+        ([ELSEWHERE, replace(ELSEWHERE, end="interrupted", end_step=9)], "planned", None),
+    ],
+    ids=["never begun", "saved", "killed", "ended for it", "its result was deleted", "killed, then saved"],
+)
+def test_a_run_without_a_result_stands_as_its_last_attempt_ended(
+    attempts: list[Attempt], state: str, kind: str | None, tmp_path: Path
+) -> None:
+    on_disk(tmp_path / "run", attempts, None, 2 * folder.SILENCE)
+    (tmp_path / "run" / folder.LOG).write_text("one\n\ntwo\n")
+    standing = folder.standing(tmp_path / "run")
+    assert (standing.state, standing.failure and standing.failure.kind) == (state, kind)
+    assert len(standing.attempts) == len(attempts)
+    if kind == "killed":
+        assert standing.failure is not None
+        assert standing.failure.message == "process 7 on another-machine is gone without a word"
+        assert standing.failure.log == ("one", "two")
+
+
+def test_an_outcome_is_the_last_word(tmp_path: Path) -> None:
+    """Its process may still be busy with its tracker; the run is done all the same."""
+    result = failed(CONFIG, now(), Failure(kind="nan", message="x")).model_copy(update={"status": "diverged"})
+    with folder.locked(tmp_path):
+        write_result(tmp_path, result)
+        assert folder.state(tmp_path) == "diverged"
+
+
+def test_the_end_of_a_long_log_is_found_at_its_end(tmp_path: Path) -> None:
+    lines = [f"line {index}" for index in range(100_000)]
+    (tmp_path / folder.LOG).write_text("\n".join(lines))
+    assert folder.log_tail(tmp_path, 3) == tuple(lines[-3:])
+    assert folder.log_tail(tmp_path / "none") == ()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from repro import ablation
 from repro.compose import compose
+from repro.defaults import read_option
 from repro.errors import InputError
+from repro.launch.config import LauncherConfig, LocalConfig, RayConfig, SlurmConfig
 from repro.request import parse_request, parse_seeds
 from repro.study import count_prices, plan
 from repro.verbs.run import longest_first
@@ -90,22 +93,102 @@ def test_bad_seeds_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("words", "message"),
     [
-        ("laptop", "not of the form key=value"),
-        ("launcher=slrum", "unknown launcher 'slrum'"),
-        ("launcher.paralel=2", "did you mean 'launcher.parallel'"),
-        ("launcher.parallel=-1", "expected a whole number"),
+        ("laptop", "'laptop' is not of the form key=value, for example scale=smoke or seeds=5"),
+        ("launcher=slrum", "unknown launcher 'slrum'; did you mean 'slurm'?"),
+        (
+            "launcher.paralel=2",
+            "unknown option of launcher=local 'launcher.paralel'; did you mean 'launcher.parallel'?",
+        ),
+        ("launcher.parallel=-1", "launcher.parallel is -1: input should be greater than 0"),
+        ("launcher.parallel=many", "launcher.parallel is 'many': input should be a valid integer, unable to parse"),
+        ("launcher.parallel=1.5", "launcher.parallel is 1.5: input should be a valid integer, got a number with a"),
+        ("launcher.retries=-1", "launcher.retries is -1: input should be greater than or equal to 0"),
+        ("launcher.pack=perhaps", "launcher.pack is 'perhaps': input should be a valid boolean"),
+        ("launcher.gpus=[0", "launcher.gpus=[0: expected a value as in YAML, such as 2, null or [0,1]"),
+        ("launcher.partition=gpu", "launcher.partition is an option of launcher=slurm, and this is launcher=local"),
+        (
+            "launcher=ray launcher.gpus=[0]",
+            "launcher.gpus is an option of launcher=local, and this is launcher=ray",
+        ),
+        (
+            "launcher=slurm launcher.parallel=2",
+            "launcher.parallel is an option of launcher=local and launcher=ray, and",
+        ),
+        ("launcher=slurm launcher.time=soon", "launcher.time is 'soon': string should match pattern"),
+        ("launcher=slurm launcher.setup=module", "launcher.setup is 'module': input should be a valid tuple"),
+        ("launcher=slurm launcher.sbatch=[a]", "launcher.sbatch is ['a']: input should be a valid dictionary"),
+        ("launcher=slurm launcher.partion=gpu", "'launcher.partion'; did you mean 'launcher.partition'?"),
+        ("launcher=slurm launcher.name=ray", "unknown option of launcher=slurm 'launcher.name'"),
+        ("detach=true", "launcher.detach is an option of launcher=slurm, and this is launcher=local"),
+        ("launcher=slurm detach=perhaps", "launcher.detach is 'perhaps': input should be a valid boolean"),
+        ("detach=true launcher=slurm launcher.detach=false", "launcher.detach is given twice: 'true' and 'false'"),
+        ("launcher=slurm launcher=local", "launcher is given twice: 'slurm' and 'local'"),
+        ("launcher=slurm launcher.time=1 launcher.time=2", "launcher.time is given twice: '1' and '2'"),
+        ("scale=smoke scale=laptop", "scale is given twice: 'smoke' and 'laptop'"),
     ],
 )
-def test_bad_words_are_refused(word: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        parse_request([word])
+def test_bad_words_are_refused(words: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_request(words.split())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_scale_given_twice_is_refused() -> None:
-    with pytest.raises(InputError, match="given twice"):
-        parse_request(["scale=smoke", "scale=laptop"])
+@pytest.mark.parametrize(
+    ("words", "launcher"),
+    [
+        ([], LocalConfig()),
+        (["launcher.parallel=2", "launcher.gpus=[0,1]"], LocalConfig(parallel=2, gpus=(0, 1))),
+        (["launcher.gpus_per_run=0.25", "launcher.timeout=30"], LocalConfig(gpus_per_run=0.25, timeout=30)),
+        (["launcher.timeout=null"], LocalConfig()),
+        (["launcher=ray", "launcher.address=auto"], RayConfig(address="auto")),
+        (["launcher=slurm", "detach=true", "launcher.partition=gpu"], SlurmConfig(detach=True, partition="gpu")),
+        (["detach=false", "launcher=slurm"], SlurmConfig()),
+        (
+            ["launcher=slurm", "launcher.setup=['module load cuda','source env.sh']"],
+            SlurmConfig(setup=("module load cuda", "source env.sh")),
+        ),
+        (["launcher=slurm", "launcher.setup=[module load cuda]"], SlurmConfig(setup=("module load cuda",))),
+        (
+            ["launcher=slurm", "launcher.sbatch={reservation: spring, nice: 10}"],
+            SlurmConfig(sbatch={"reservation": "spring", "nice": 10}),
+        ),
+        (["launcher=slurm", "launcher.time=1-12:00", "launcher.memory=32G"], SlurmConfig(time="1-12:00", memory="32G")),
+        (["launcher=slurm", "launcher.time=90"], SlurmConfig(time="90")),
+        (["launcher=slurm", "launcher.time=02:30:00"], SlurmConfig(time="02:30:00")),
+        (["launcher=slurm", "launcher.qos=0123", "launcher.account=7"], SlurmConfig(qos="0123", account="7")),
+    ],
+    ids=lambda value: " ".join(value) or "as conf says" if isinstance(value, list) else "",
+)
+def test_launchers(words: list[str], launcher: LauncherConfig) -> None:
+    assert parse_request(words).launcher == launcher
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("local", LocalConfig()), ("slurm", SlurmConfig()), ("ray", RayConfig())]
+)
+def test_conf_has_every_option_of_a_launcher_at_its_default(name: str, settings: LauncherConfig) -> None:
+    assert set(read_option("launcher", name)) == set(type(settings).model_fields)
+    assert parse_request([f"launcher={name}"]).launcher == settings
+
+
+@pytest.mark.parametrize(
+    ("words", "rerun"),
+    [
+        ([], "scale=smoke seeds=3"),
+        (["seeds=[0,7]"], "scale=smoke seeds='[0,7]'"),
+        (["variants=[wide]", "recipe.lr=0.3"], "scale=smoke seeds=3 'variants=[wide]' recipe.lr=0.3"),
+        (["launcher=slurm", "detach=true"], "scale=smoke seeds=3"),
+        (["model.depths=[2,1,1]"], "scale=smoke seeds=3 'model.depths=[2,1,1]'"),
+    ],
+)
+def test_the_command_that_makes_a_study_again(words: list[str], rerun: str, mine: Path) -> None:
+    study = parse_request(["scale=smoke", *words]).study(ablation.load(str(mine)))
+    assert study.rerun == f"repro run {mine} {rerun}"
+    again = parse_request(shlex.split(study.rerun)[3:]).study(ablation.load(str(mine)))
+    assert [run.id for run in again.runs] == [run.id for run in study.runs]
 
 
 def test_the_dearest_row_of_a_seed_is_started_first(mine: Path) -> None:

@@ -56,7 +56,7 @@ def test_page_has_everything_a_user_comes_for(ablation: Ablation) -> None:
         "one 1 × 8 × 8 image",
         "- The depth is 110.",
         "```\nrepro run preactivation scale=laptop seeds=3\n```",
-        "- Commit: 0123456789ab\n",
+        "- Code: commit 0123456789ab\n",
         "- Packages: Python 3.11.9, torch 2.11.0, lightning 2.5.1\n",
         "- Hardware: Some CPU, 2 cores, no GPU\n",
         "- Data fingerprint: digits `feedbeef`\n",
@@ -216,11 +216,13 @@ def test_one_unit_for_the_column(tmp_path: Path, macs: list[int], header: str, s
     ("shared", "header", "speed"),
     [
         pytest.param((False, False), "img/s", "6,600", id="none shared"),
-        pytest.param((True, True), "img/s ⁴", "6,600", id="all shared: said once"),
-        pytest.param((False, True), "img/s", "6,600 ⁴", id="some shared: said there"),
+        pytest.param((True, True), "img/s ⁴", "—", id="all shared: said once"),
+        pytest.param((False, True), "img/s", "— ⁴", id="some shared: said there"),
     ],
 )
-def test_speed_on_a_shared_device_is_marked(tmp_path: Path, shared: tuple[bool, bool], header: str, speed: str) -> None:
+def test_speed_on_a_shared_device_is_not_published(
+    tmp_path: Path, shared: tuple[bool, bool], header: str, speed: str
+) -> None:
     timing = Timing(setup=1, train=2, evaluate=1, total=4, images_per_second=6600, steps=9)
     results = {
         name: {0: result(name, 0, 5.0, timing=timing.model_copy(update={"shared": busy}))}
@@ -229,15 +231,28 @@ def test_speed_on_a_shared_device_is_marked(tmp_path: Path, shared: tuple[bool, 
     text = to_markdown(page_of(read(tmp_path, ONE_REFERENCE), results, "cifar"))
     assert cells_of(text, "variant")[-1] == header
     assert cells_of(text, "pre110")[-1] == speed
-    assert ("these speeds are not a measurement of the model alone" in text) is any(shared)
+    assert ("their speed is not a measurement of the model alone" in text) is any(shared)
+
+
+def test_the_speed_of_a_row_is_that_of_its_runs_that_were_alone(tmp_path: Path) -> None:
+    """Of a row that was packed, the first run went alone and was measured."""
+    timing = Timing(setup=1, train=2, evaluate=1, total=4, images_per_second=6600, steps=9)
+    packed = timing.model_copy(update={"shared": True, "images_per_second": 1100})
+    runs = {seed: result("pre110", seed, 5.0, timing=packed if seed else timing) for seed in range(3)}
+    text = to_markdown(page_of(read(tmp_path, ONE_REFERENCE), {"pre110": runs}, "cifar"))
+    assert cells_of(text, "pre110")[-1] == "6,600"
+    assert "Other runs shared" not in text
 
 
 def test_mixed_runs_are_named(ablation: Ablation) -> None:
     other = ENVIRONMENT.model_copy(update={"commit": "f" * 40, "dirty": True})
     results = {**FULL, "pre110": {0: result("pre110", 0, 3.0, environment=other)}}
     text = to_markdown(page_of(ablation, results))
-    assert "- Commit: 0123456789ab; ffffffffffff (dirty)\n" in text
-    assert "The runs do not share one commit: a difference may not be the variant's alone" in text
+    assert (
+        "- Code: commit 0123456789ab: post110, relu_pre, bn\\|after, plain; commit ffffffffffff (dirty): pre110\n"
+        in text
+    )
+    assert "The runs do not share one code: a difference may not be the variant's alone" in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from repro import ablation, folder
 from repro.checkpoint import load_weights
 from repro.results import read_result
 from repro.study import Study, plan
+from repro.verbs.status import saved_step
 from tests.conftest import MINE, Outcome
+from tests.trainers import wait_until
 
 pytestmark = pytest.mark.training
 Command = Callable[..., Outcome]
@@ -26,10 +29,6 @@ REPRO = [sys.executable, "-m", "repro"]
 
 def study(path: Path, seeds: int = 2) -> Study:
     return plan(ablation.load(str(path)), "smoke", range(seeds))
-
-
-def files(planned: Study, name: str) -> dict[str, bytes]:
-    return {run.id: (run.directory / name).read_bytes() for run in planned.runs}
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -112,8 +111,10 @@ def test_a_failing_run_is_named_and_the_others_go_on(mine: Path, repro: Command)
     mine.write_text(text)
     status, page, errors = repro("run", str(mine), "scale=smoke", "seeds=1")
     assert status == 1
-    assert "FAILED wide seed 0" in errors
+    assert "begun again (1 of 2)" in errors
+    assert "FAILED wide seed 0 (crash, 3 attempts): " in errors
     assert "1201" in errors
+    assert errors.count("Traceback") == 0, "the log's last lines, not all of it"
     assert "failed" in page
     narrow, wide = study(mine, 1).runs
     assert (narrow.state(), wide.state()) == ("finished", "failed")
@@ -152,7 +153,7 @@ def test_a_diverged_run_is_an_outcome(mine: Path, repro: Command) -> None:
 
 
 def test_kill_9_loses_nothing_and_trains_nothing_twice(mine: Path, repro: Command, runs: Path, tmp_path: Path) -> None:
-    """The whole process group is killed after the first run has ended; the same command then goes on."""
+    """The launcher and its server are killed after the first run has ended; the same command then goes on."""
     mine.write_text(MINE.replace("recipe.duration=1ep", "recipe.duration=4ep"))
     command = [*REPRO, "run", str(mine), "scale=smoke", "seeds=2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -162,6 +163,7 @@ def test_kill_9_loses_nothing_and_trains_nothing_twice(mine: Path, repro: Comman
                 break
         os.killpg(process.pid, signal.SIGKILL)
     planned = study(mine)
+    wait_until(lambda: not any(folder.is_alive(run.directory) for run in planned.runs))  # they save what they have
     done = {run.id for run in planned.runs if (run.directory / "result.json").exists()}
     assert 1 <= len(done) < 4
     before = {run.id: (run.directory / "result.json").read_bytes() for run in planned.runs if run.id in done}
@@ -177,19 +179,6 @@ def test_kill_9_loses_nothing_and_trains_nothing_twice(mine: Path, repro: Comman
         last, state = disturbed[run.id]
         assert run.result().last == last  # type: ignore[union-attr]
         assert same(weights(run.directory), state)
-
-
-def test_two_launchers_at_once_train_each_run_once(mine: Path, runs: Path) -> None:
-    """Both end well, and together they start each run's training once: its log is written by one process."""
-    command = [*REPRO, "run", str(mine), "scale=smoke", "seeds=3"]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    texts = [process.communicate()[1] for process in both]
-    planned = study(mine, 3)
-    assert [run.state() for run in planned.runs] == ["finished"] * 6, texts
-    trained = [int((run.directory / folder.LOCK).read_text().count("\n")) for run in planned.runs]
-    assert trained == [1] * 6, texts
-    assert all(process.returncode in (0, 1) for process in both)
-    assert any(process.returncode == 0 for process in both)
 
 
 def test_a_run_on_two_processes_inside_a_study(mine: Path, repro: Command) -> None:
@@ -212,12 +201,23 @@ def test_a_run_on_two_processes_inside_a_study(mine: Path, repro: Command) -> No
     assert len(results) == 2
 
 
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
 def heed_ctrl_c() -> None:
     """What a shell starts in the background ignores it, and so would its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_leaves_a_study_that_can_go_on(mine: Path, runs: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_all", "status"),
+    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)],
+    ids=["Ctrl-C of a terminal", "SIGTERM of a cluster"],
+)
+def test_a_study_that_is_stopped_can_go_on(
+    number: signal.Signals, to_all: bool, status: int, mine: Path, runs: Path, repro: Command
+) -> None:
     mine.write_text(MINE.replace("recipe.duration=1ep", "recipe.duration=400ep"))
     command = [*REPRO, "run", str(mine), "scale=smoke", "seeds=1"]
     quiet = subprocess.DEVNULL
@@ -226,12 +226,20 @@ def test_ctrl_c_leaves_a_study_that_can_go_on(mine: Path, runs: Path) -> None:
     ) as process:
         assert process.stderr is not None
         process.stderr.readline()  # the study's headline: its runs begin
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: every process of the study is told
+        directories = [run.directory for run in study(mine, 1).runs]
+        wait_until(lambda: all(len(lines(directory / folder.CURVE)) > 1 for directory in directories))
+        (os.killpg if to_all else os.kill)(process.pid, number)  # a terminal tells every process of the study
         rest = process.stderr.read()
-    assert process.returncode == 130, rest
+    assert process.returncode == status, rest
+    assert "stopping: 2 runs being saved" in rest
     assert "the same command goes on from here" in rest
     assert "Traceback" not in rest
-    assert not any(folder.is_alive(run.directory) for run in study(mine, 1).runs)
+    stands = [folder.standing(directory) for directory in directories]
+    assert [standing.state for standing in stands] == ["planned", "planned"]
+    assert all((saved_step(standing) or 0) > 0 for standing in stands)
+    output = repro("status", str(mine), "scale=smoke")[1]
+    assert "saved at step" in output
+    assert "2 runs: 2 planned" in output
 
 
 def test_ctrl_c_ends_repro_train_with_one_line(tmp_path: Path) -> None:
@@ -246,6 +254,8 @@ def test_ctrl_c_ends_repro_train_with_one_line(tmp_path: Path) -> None:
         process.stdout.read()
         errors = process.stderr.read()
     assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "repro: stopped before the run's end; the same command trains it again"
+    last = errors.splitlines()[-1]
+    assert re.fullmatch(r"repro: stopped, saved at step \d+; the same command goes on from there", last), errors
     assert "Traceback" not in errors
     assert folder.state(tmp_path / "run") == "planned"
+    assert (tmp_path / "run" / folder.RESUME).exists()

@@ -27,10 +27,20 @@ class Shuffle:
         self.seed = seed
         self.repeats = repeats
         self.epoch = 0
+        self._first = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""
         self.epoch = epoch
+
+    def begin_at(self, batch: int) -> None:
+        """Choose the batch that the next pass begins at."""
+        self._first = batch
+
+    def first(self) -> int:
+        """Return the batch that the pass that asks begins at; passes after it begin at 0."""
+        first, self._first = self._first, 0
+        return first
 
     def order(self) -> Tensor:
         """Return the images in their order, int64 `(count,)`, a function of (seed, epoch)."""

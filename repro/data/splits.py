@@ -45,11 +45,17 @@ class Loader(Protocol):
 
 
 class TrainLoader(Loader, Protocol):
-    """A loader whose order changes with the epoch."""
+    """A loader whose order changes with the epoch, and which begins an epoch in its middle where a run goes on."""
 
     @property
     def sampler(self) -> EpochSampler:
         """What Lightning tells the epoch."""
+
+    def begin_at(self, batch: int) -> None:
+        """Let the next pass, and only that one, begin at this batch, counted from 0; those before it are not made."""
+
+    def close(self) -> None:
+        """End what works ahead for the next batches; a process that outlived the run would hold its lock."""
 
 
 @dataclass(frozen=True)

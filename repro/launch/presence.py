@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
+
+from repro.errors import InputError
 
 FOLDER = ".launchers"
 
@@ -25,32 +28,60 @@ class Presence:
 
 @contextmanager
 def announced(study: Path, launcher: str) -> Iterator[None]:
-    """Tell that this process works at the study in that folder, until it leaves or dies."""
+    """Tell that this process works at the study in that folder, until it leaves or dies.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
     own = Presence(launcher, socket.gethostname(), os.getpid())
     path = study / FOLDER / f"{own.host}-{own.pid}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        json.dump(asdict(own), file)
-        file.flush()
+    try:
+        file = _held(path, json.dumps(asdict(own)))
+    except OSError as error:
+        raise InputError(f"{study}: the run folder cannot be written ({error.strerror}); set REPRO_RUNS") from None
+    with file:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
+def _held(path: Path, text: str) -> IO[str]:
+    """Write a file and hold its lock; it is not seen before it is held, or it would be taken for a dead launcher's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unseen = path.with_suffix(".new")
+    file = unseen.open("w", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(text)
+        file.flush()
+        unseen.replace(path)
+    except BaseException:
+        file.close()
+        unseen.unlink(missing_ok=True)
+        raise
+    return file
+
+
 def present(study: Path) -> list[Presence]:
-    """List the launchers that work at the study; the file of one that died is taken away."""
+    """List the launchers that work at the study; the file of one that died on this machine is taken away."""
     found = []
     for path in sorted((study / FOLDER).glob("*.json")):
         try:
             with path.open(encoding="utf-8") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    found.append(Presence(**json.load(file)))
-                    continue
-            path.unlink(missing_ok=True)
+                presence = Presence(**json.load(file))
+                if _is_held(file):
+                    found.append(presence)
+                elif presence.host == socket.gethostname():
+                    path.unlink(missing_ok=True)
         except (OSError, ValueError, TypeError):
             continue
     return found
+
+
+def _is_held(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

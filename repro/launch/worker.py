@@ -1,4 +1,8 @@
-"""What happens inside the process of one run: its log, its parent's death, its end. Light until a run is trained."""
+"""What happens inside the process of one run: its devices, its log, its parent's death, its end. Light until it trains.
+
+The process leads a process group of its own, so that the launcher can end it with all that it started, and a signal
+to the launcher's group, such as a terminal's Ctrl-C, does not reach it: the launcher asks it to save itself.
+"""
 
 from __future__ import annotations
 
@@ -8,52 +12,124 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
-from repro import folder
+from repro import folder, interrupt
 from repro.interrupt import Interrupted
+from repro.launch import server
 from repro.record import SHARED
 
+Train = Callable[[Path], None]
+"""Trains the run in a folder; a module-level function, which the run's process finds by its name."""
 
-def work(directory: str, devices: int, shared: bool) -> None:
-    """Train the run in `directory`, writing everything that is printed to its log; ends the process.
+PATIENCE = 10.0  # seconds that a run has to save itself when its launcher has died
+ENTRY = (sys.executable, "-m", "repro.train")
 
-    `shared`: other runs use the same device meanwhile, so its speed is no measurement and is marked.
-    """
-    if shared:
-        os.environ[SHARED] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's: it ends its runs itself
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _write_to_log(Path(directory) / folder.LOG)
-    status = _several(directory) if devices > 1 else _single(Path(directory))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+_JOB = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")  # attempts and heartbeats name the job
+_CLUSTER = ("SLURM_", "TORCHELASTIC_", "MASTER_", "OMPI_", "PMI_")
+_RANK = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 
 
-def _single(directory: Path) -> int:
-    import traceback
+@dataclass(frozen=True)
+class Order:
+    """What a run's process is to do."""
 
+    directory: Path
+    world: int = 1
+    """Processes that train it; more than one are started from a fresh interpreter."""
+    gpus: tuple[str, ...] | None = None
+    """Names for `CUDA_VISIBLE_DEVICES`; null: as they are."""
+    shared: bool = False
+    """Other runs use its device meanwhile: its speed is no measurement and is marked."""
+
+
+def train_folder(directory: Path) -> None:
+    """Train the run in a folder, in this process."""
     from repro.train import train
 
+    train(folder.read_config(directory / folder.CONFIG), directory)
+
+
+def work(order: Order, train: Train) -> None:
+    """Do what is ordered, writing everything that is printed to the run's log; ends the process."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupt.install()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    status = 1
     try:
-        train(folder.read_config(directory / folder.CONFIG), directory)
+        _write_to_log(order.directory / folder.LOG)
+    except OSError as error:
+        print(f"{order.directory / folder.LOG}: cannot be written ({error.strerror})", file=sys.stderr)
+        _end(status)
+    try:
+        settle_environment(os.environ, order)
+        status = _several(order.directory) if order.world > 1 else _single(order.directory, train)
+    except BaseException:  # whatever it is, the process ends here, and the launcher reads its status
+        traceback.print_exc()
+    _end(status)
+
+
+def settle_environment(variables: MutableMapping[str, str], order: Order) -> None:
+    """Set the devices of the run, and take away what would make it a part of the cluster's job that the launcher is in.
+
+    Lightning would take the job's tasks for the run's ranks, and two runs would meet at one `MASTER_PORT`.
+    """
+    for name in list(variables):
+        if name in _RANK or (name.startswith(_CLUSTER) and name not in _JOB):
+            del variables[name]
+    if order.gpus is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(order.gpus)
+    if order.shared:
+        variables[SHARED] = "1"
+
+
+def _single(directory: Path, train: Train) -> int:
+    server.listen()
+    try:
+        train(directory)
     except folder.AlreadyRunningError:
         return folder.BUSY
     except Interrupted as saved:
         print(saved)
         return folder.INTERRUPTED
-    except BaseException:
-        traceback.print_exc()
-        return 1
     return 0
 
 
-def _several(directory: str) -> int:
+def _several(directory: Path) -> int:
     """Train on several devices in a fresh interpreter, whose command Lightning's DDP re-executes for each rank."""
-    command = [sys.executable, "-m", "repro.train", directory, "--die-with-parent"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    return process.wait()  # the pipe stays open meanwhile: its closing tells the ranks that we have died
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None = None) -> None:
+        interrupt.request(signal.Signals(number).name)
+        for rank in ranks:
+            rank.send_signal(number)
+
+    for number in interrupt.SIGNALS:
+        signal.signal(number, pass_on)
+    server.listen()  # before the ranks are started, which inherit what is blocked
+    # Its standard input stays open as long as we live: by its closing the ranks learn that we have died.
+    ranks.append(subprocess.Popen([*ENTRY, str(directory), "--die-with-parent"], stdin=subprocess.PIPE))
+    if interrupt.requested():
+        pass_on(signal.SIGTERM)
+    return ranks[0].wait()
+
+
+def _end(status: int) -> None:
+    """End this process as the run ended, by a signal if a rank was, without the clean-up that is the server's."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status < 0:
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
 
 
 def _write_to_log(path: Path) -> None:
@@ -66,8 +142,13 @@ def _write_to_log(path: Path) -> None:
     os.close(handle)
 
 
-def _die_with_parent() -> None:
+def _follow_parent() -> None:
+    """When the launcher dies, save the run as for a signal; a run that does not end is ended."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    if parent is None:
+        return
+    parent.join()
+    interrupt.request("the launcher's death")
+    os.kill(os.getpid(), signal.SIGTERM)  # passed on to the ranks of a run on several devices
+    time.sleep(PATIENCE)
+    os.killpg(0, signal.SIGKILL)

@@ -23,7 +23,8 @@ def synchronise(net: nn.Module) -> nn.Module:
     """Return `net` with statistics over all devices in training; its parameters and buffers are the same objects.
 
     Torch's own conversion would lose the activations that timm's batch norms hold. Between several devices they must
-    be GPUs: torch's SyncBatchNorm raises ValueError on a CPU.
+    be GPUs: torch's SyncBatchNorm raises ValueError on a CPU. Without it each device normalises by the statistics of
+    its own images, and its running statistics are its own: see `repro.distributed`.
     """
     from timm.layers.norm_act import convert_sync_batchnorm
 

@@ -24,6 +24,7 @@ def to_json(page: Page) -> dict[str, Any]:
         "rerun": page.rerun,
         "provenance": {
             "commits": list(source.commits),
+            "codes": {code: list(rows) for code, rows in source.codes.items()},
             "packages": list(source.packages),
             "hardware": list(source.hardware),
             "data": [data.model_dump(exclude={"train_transform", "test_transform"}) for data in source.data],
@@ -35,20 +36,21 @@ def to_json(page: Page) -> dict[str, Any]:
             "runs": list(source.runs),
         },
     }
-    return {key: _strict(value) for key, value in tree.items()}
+    return {key: strict(value) for key, value in tree.items()}
 
 
-def _strict(tree: Any) -> Any:
+def strict(tree: Any) -> Any:
     """Replace numbers that JSON does not know by null."""
     if isinstance(tree, dict):
-        return {key: _strict(value) for key, value in tree.items()}
+        return {key: strict(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_strict(value) for value in tree]
+        return [strict(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _row(row: Row) -> dict[str, Any]:
-    return {"variant": row.variant, "reference": row.reference, **_published(row), **_reproduced(row), **_price(row)}
+    head = {"variant": row.variant, "reference": row.reference, "note": row.note}
+    return {**head, **_published(row), **_reproduced(row), **_price(row)}
 
 
 def _published(row: Row) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def _reproduced(row: Row) -> dict[str, Any]:
         "reason": verdict.reason if verdict else None,
         "seeds_needed": verdict.seeds_needed if verdict else None,
         "statuses": row.counts,
+        "codes": {str(seed): code for seed, code in row.codes.items()},
         "messages": {str(run.seed): run.message for run in row.outcomes if run.message},
     }
 

@@ -13,7 +13,7 @@ from statistics import median
 
 from repro.ablation import Ablation, Expected, Metric, Published
 from repro.report.outcome import STATUSES, Outcome, RunStatus, outcome
-from repro.report.provenance import Provenance, provenance
+from repro.report.provenance import Provenance, codes_by_run, provenance
 from repro.results import Cost, Result
 from repro.stats import Contrast, has_ties, kendall, mean_std, paired_contrast
 from repro.verdict import Divergence, Verdict, judge, summary
@@ -48,7 +48,9 @@ class Row:
     cost: Cost | None
     images_per_second: float | None
     shared: bool
-    """True when some of the speeds were measured while other runs used the device."""
+    """True when some of its runs shared their device; their speeds are not in `images_per_second`."""
+    codes: Mapping[int, str]
+    """The code that trained it, by seed, finished runs only."""
 
     @property
     def is_reference(self) -> bool:
@@ -106,6 +108,12 @@ class Page:
         return self.ablation.at(self.scale).faithful
 
     @property
+    def usual_code(self) -> str | None:
+        """The code that trained most of the finished runs, the first of several such; None where no run says."""
+        counts = Counter(code for row in self.rows for code in row.codes.values())
+        return counts.most_common(1)[0][0] if counts else None
+
+    @property
     def references(self) -> tuple[str, ...]:
         """Names of the rows that others are compared with."""
         return tuple(dict.fromkeys(row.reference for row in self.rows))
@@ -137,7 +145,9 @@ def build_page(
     seeds = sorted({seed for name in names for seed in results.get(name, {})})
     runs = {name: {seed: results.get(name, {}).get(seed) for seed in seeds} for name in names}
     outcomes = {name: _outcomes(runs[name], ablation.metric.name) for name in names}
-    rows = tuple(_row(ablation, name, outcomes, runs[name], costs.get(name)) for name in names)
+    found = [(name, result) for name, by_seed in runs.items() for result in by_seed.values() if result]
+    codes = codes_by_run(result for _, result in found)
+    rows = tuple(_row(ablation, name, outcomes, runs[name], costs.get(name), codes) for name in names)
     return Page(
         ablation=ablation,
         scale=scale,
@@ -147,7 +157,7 @@ def build_page(
         rank=_rank(rows),
         not_run=tuple(name for name in ablation.variants if name not in chosen),
         rerun=rerun,
-        provenance=provenance([result for by_seed in runs.values() for result in by_seed.values() if result]),
+        provenance=provenance(found),
     )
 
 
@@ -157,6 +167,7 @@ def _row(
     outcomes: Mapping[str, tuple[Outcome, ...]],
     results: Mapping[int, Result | None],
     cost: Cost | None,
+    codes: Mapping[str, str],
 ) -> Row:
     variant, own = ablation.variants[name], outcomes[name]
     published = ablation.published_contrast(name)
@@ -188,6 +199,9 @@ def _row(
         cost=cost or _recorded_cost(results),
         images_per_second=images_per_second,
         shared=shared,
+        codes={
+            seed: codes[run.id] for seed, run in results.items() if run and run.status == "finished" and run.id in codes
+        },
     )
 
 
@@ -213,9 +227,13 @@ def _mean_std(values: Iterable[float | None]) -> tuple[float | None, float | Non
 
 
 def _speed(by_seed: Mapping[int, Result | None]) -> tuple[float | None, bool]:
-    """Median training speed of the finished runs (images a second), and whether the device was shared."""
+    """Median training speed (images a second) of the finished runs that had their device alone; whether some had not.
+
+    A speed beside other runs is no measurement, and is not published.
+    """
     timings = [run.timing for run in by_seed.values() if run and run.status == "finished" and run.timing]
-    speeds = [timing.images_per_second for timing in timings if math.isfinite(timing.images_per_second)]
+    alone = [timing.images_per_second for timing in timings if not timing.shared]
+    speeds = [speed for speed in alone if math.isfinite(speed)]
     return (median(speeds) if speeds else None), any(timing.shared for timing in timings)
 
 

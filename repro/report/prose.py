@@ -42,9 +42,9 @@ def method(page: Page) -> str:
 
 
 def provenance_lines(source: Provenance) -> list[str]:
-    """List commits, packages, hardware, data and times, one line each; several values of one are all named."""
+    """List code, packages, hardware, data and times, one line each; several values of one are all named."""
     named = [
-        ("Commit", source.commits),
+        ("Code", _codes(source)),
         ("Packages", source.packages),
         ("Hardware", source.hardware),
         ("Data fingerprint", tuple(f"{data.name} `{data.fingerprint}`" for data in source.data)),
@@ -60,6 +60,13 @@ def provenance_lines(source: Provenance) -> list[str]:
         total = f"{seconds(source.total_seconds)} with set-up and evaluation"
         lines.append(f"Time, summed over runs: {seconds(source.train_seconds)} of training steps, {total}")
     return lines
+
+
+def _codes(source: Provenance) -> tuple[str, ...]:
+    """Name the code; where there are several, with the rows that each trained."""
+    if len(source.codes) < 2:
+        return tuple(source.codes)
+    return tuple(f"{name}: {', '.join(map(escape, rows))}" for name, rows in source.codes.items())
 
 
 def _data(data: Data) -> str:

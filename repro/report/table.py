@@ -25,7 +25,7 @@ MAC_UNITS = (("GMACs", 10**9), ("MMACs", 10**6))
 PARAM_UNITS = (("M", 10**6), ("k", 10**3))
 LONGEST_MESSAGE = 60
 
-SHARED = "Other runs shared the device: these speeds are not a measurement of the model alone."
+SHARED = "Other runs shared the device: their speed is not a measurement of the model alone, and is left out."
 TRAIN = (
     "Training split with augmentation, over the batches of the last epoch: tells overfitting from poor optimisation."
 )
@@ -129,7 +129,10 @@ def _reproduced_columns(page: Page, notes: Footnotes) -> list[Column]:
     n = f", n = {counts.pop()}" if len(counts) == 1 else ""
     decimals = _decimals(page)
     return [
-        Column(f"reproduced {_metric(page)}{n}", tuple(_reproduced(row, decimals, not n) for row in page.rows)),
+        Column(
+            f"reproduced {_metric(page)}{n}",
+            tuple(_reproduced(row, decimals, not n) + _other_code(row, page, notes) for row in page.rows),
+        ),
         Column(f"contrast [{CONFIDENCE * 100:g} %]", tuple(_contrast(row, decimals) for row in page.rows)),
         Column("verdict", tuple(_verdict(row) for row in page.rows), left=True),
         *_beside("train", [(row.train_mean, row.train_std) for row in page.rows], TRAIN, decimals, notes),
@@ -153,6 +156,23 @@ def _reproduced(row: Row, decimals: int, with_n: bool) -> str:
         return lost or "missing"
     n = f" (n = {row.n})" if with_n else ""
     return mean_and_std(row.mean, row.std, decimals) + n + (f"; {lost}" if lost else "")
+
+
+def _other_code(row: Row, page: Page, notes: Footnotes) -> str:
+    """Mark a value that other code trained than most of the page's, with the seeds where it is only some of them."""
+    seeds: dict[str, list[int]] = {}
+    for seed, code in row.codes.items():
+        if code != page.usual_code:
+            seeds.setdefault(code, []).append(seed)
+    if not seeds:
+        return ""
+    parts = [code + _of_seeds(own, len(row.codes)) for code, own in seeds.items()]
+    return notes.mark(f"Trained by other code than most runs of this page: {'; '.join(parts)}.")
+
+
+def _of_seeds(seeds: list[int], total: int) -> str:
+    listed = ", ".join(map(str, seeds))
+    return "" if len(seeds) == total else f", seed{'s' if len(seeds) > 1 else ''} {listed}"
 
 
 def _lost(row: Row) -> str:
@@ -196,8 +216,8 @@ def _verdict(row: Row) -> str:
 def _cost_columns(page: Page, notes: Footnotes) -> list[Column]:
     params = [row.cost.params if row.cost else None for row in page.rows]
     macs = [row.cost.macs if row.cost else None for row in page.rows]
-    timed = [row for row in page.rows if row.images_per_second is not None]
-    all_shared = bool(timed) and all(row.shared for row in timed)
+    timed = [row for row in page.rows if row.shared or row.images_per_second is not None]
+    all_shared = bool(timed) and all(row.images_per_second is None for row in timed)
     header = "img/s" + (notes.mark(SHARED) if all_shared else "")
     return [
         _in_one_unit("params ({})", params, PARAM_UNITS),
@@ -213,5 +233,5 @@ def _in_one_unit(header: str, values: list[int | None], units: tuple[tuple[str, 
 
 def _speed(row: Row, mark: bool, notes: Footnotes) -> str:
     if row.images_per_second is None:
-        return DASH
-    return three_digits(row.images_per_second) + (notes.mark(SHARED) if row.shared and mark else "")
+        return DASH + (notes.mark(SHARED) if row.shared and mark else "")
+    return three_digits(row.images_per_second)

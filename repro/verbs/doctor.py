@@ -72,7 +72,7 @@ def _slurm() -> dict[str, str | None]:
 
 
 def _wandb() -> str:
-    from repro.loggers import wandb_mode
+    from repro.tracking import wandb_mode
 
     return "online" if wandb_mode(LoggerConfig(name="wandb")) == "online" else "no key: logger=wandb writes offline"
 

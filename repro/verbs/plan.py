@@ -80,7 +80,8 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
     table = Table("variant", title=title(study))
     for heading in ("params", "MMACs", "activations", "MACs to ref.", "params to ref.", "done", "missing"):
         table.add_column(heading, justify="right")
-    done = Counter(run.variant for run in study.runs if run.state() in folder.DONE)
+    states = [run.state() for run in study.runs]
+    done = Counter(run.variant for run, state in zip(study.runs, states, strict=True) if state in folder.DONE)
     differences = spread(study, costs)
     for name, cost in costs.items():
         is_reference = study.ablation.variants[name].reference == name
@@ -102,9 +103,9 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
         f"recipe {recipe.name}: {recipe.duration}, batch {recipe.batch_size}, lr {recipe.lr:g} · data {data.name} at "
         f"{data.size} × {data.size} · {first.trainer.accelerator}, {first.trainer.precision}"
     )
-    out.print(counts(study))
-    waiting = [run for run in study.runs if run.state() not in folder.DONE]
-    out.print(f"`{study.rerun}` would train {len(waiting)} of {len(study.runs)} runs in {study.directory}")
+    out.print(counts(states))
+    missing = len(states) - done.total()
+    out.print(f"`{study.rerun}` would train {missing} of {len(states)} runs in {study.directory}")
 
 
 def title(study: Study) -> str:
@@ -112,7 +113,7 @@ def title(study: Study) -> str:
     return f"{study.ablation.title} · {study.scale} scale"
 
 
-def counts(study: Study) -> str:
-    """Count its runs by state."""
-    states = Counter(run.state() for run in study.runs)
-    return f"{len(study.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states.items())
+def counts(states: Sequence[folder.State]) -> str:
+    """Count runs by state."""
+    parts = [f"{count} {state}" for state, count in Counter(states).items()]
+    return f"{len(states)} runs: {', '.join(parts)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from repro.report.figure import draw
 from repro.report.index import write_index
 from repro.report.markdown import to_markdown
 from repro.report.page import Page, build_page
-from repro.request import parse_request, study_arguments
+from repro.report.sheet import to_csv
+from repro.request import Request, parse_request, study_arguments
 from repro.results import Cost, Result, read_result, write_atomic
-from repro.study import Study, known_prices
+from repro.study import Study, known_prices, plan
+from repro.tracking.records import records
+
+Results = Mapping[str, Mapping[int, Result | None]]
+Curves = Mapping[str, Sequence[Curve]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,25 +31,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     study_arguments(parser)
     parser.add_argument("--format", choices=("md", "json"), default="md")
     parser.add_argument("--out", metavar="FOLDER", help="write page, figure and index there instead of printing")
+    parser.add_argument(
+        "--from", dest="place", metavar="wandb:ENTITY/PROJECT", help="read the results from a W&B server, not from disk"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     """Report on the study of that name."""
-    return report(options.name, options.words, "json" if options.json else options.format, options.out)
+    form = "json" if options.json else options.format
+    return report(options.name, options.words, form, options.out, options.place)
 
 
-def report(name: str, words: Sequence[str], form: str, out: str | None) -> int:
-    """Print the page; with `out`, write it with its figure into that folder and renew the folder's index."""
-    study = parse_request(words).study_on_disk(ablation.load(name))
-    results = read_results(study)
+def report(name: str, words: Sequence[str], form: str, out: str | None, place: str | None = None) -> int:
+    """Print the page; with `out`, write it with its figure into that folder and renew the folder's index.
+
+    `place`: where the results are read from, `wandb:ENTITY/PROJECT`; from disk when None.
+    """
+    request, spec = parse_request(words), ablation.load(name)
+    if place is None:
+        study = request.study_on_disk(spec)
+        results: Results = read_results(study)
+        curves = None
+    else:
+        study, results, curves = _fetch(request, spec, place, with_curves=out is not None)
     if out is not None:
-        _, path = write_report(study, results, Path(out))
+        _, path = write_report(study, results, Path(out), curves)
         write_index(Path(out))
         print(path)
         return 0
     page = make_page(study, results)
     print(json.dumps(to_json(page), indent=2) if form == "json" else to_markdown(page, None))
     return 0
+
+
+def _fetch(request: Request, spec: ablation.Ablation, place: str, with_curves: bool) -> tuple[Study, Results, Curves]:
+    """Read the results from a server; what could not be used is named on standard error."""
+    from repro.tracking.wandb_reports import fetch, parse_place
+
+    study = plan(spec, request.scale, request.seeds, request.overrides, request.only)
+    fetched = fetch(study, parse_place(place), request.seeds_given, with_curves)
+    for reason in fetched.left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    return fetched.study, fetched.results, fetched.curves
 
 
 def read_results(study: Study) -> dict[str, dict[int, Result | None]]:
@@ -54,12 +83,12 @@ def read_results(study: Study) -> dict[str, dict[int, Result | None]]:
     return table
 
 
-def make_page(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> Page:
+def make_page(study: Study, results: Results) -> Page:
     """Build the page from results and prices."""
     return build_page(study.ablation, study.scale, results, _costs(study, results), study.rerun, only=study.configs)
 
 
-def _costs(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> dict[str, Cost]:
+def _costs(study: Study, results: Results) -> dict[str, Cost]:
     """Prices from the cache, else from the results themselves."""
     costs = known_prices(study)
     for variant, by_seed in results.items():
@@ -70,23 +99,29 @@ def _costs(study: Study, results: Mapping[str, Mapping[int, Result | None]]) -> 
 
 
 def write_report(
-    study: Study, results: Mapping[str, Mapping[int, Result | None]], target: Path | None = None
+    study: Study, results: Results, target: Path | None = None, curves: Curves | None = None
 ) -> tuple[Page, Path]:
-    """Write the page and its figure; into the study's own folder unless `target` is given. Returns page and path."""
+    """Write the page and its figure; into the study's own folder, with `table.csv`, unless `target` is given.
+
+    `curves`: learning curves by variant; those on disk when None. Returns page and path.
+    """
     stem = "report" if target is None else f"{study.ablation.name}-{study.scale}"
     directory = study.directory if target is None else target
     figure, path = directory / f"{stem}.png", directory / f"{stem}.md"
     page = make_page(study, results)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        draw(page, _curves(study), figure)
+        draw(page, _curves(study) if curves is None else curves, figure)
         write_atomic(path, to_markdown(page, figure.name))
+        if target is None:
+            write_atomic(directory / "table.csv", to_csv(records(page)))
     except OSError as error:
         raise InputError(f"{directory}: the report cannot be written ({error.strerror})") from None
     return page, path
 
 
-def _curves(study: Study) -> dict[str, list[Curve]]:
+def _curves(study: Study) -> Curves:
+    """Curves on disk of the finished runs, by variant."""
     curves: dict[str, list[Curve]] = {variant: [] for variant in study.configs}
     for run in study.runs:
         result = run.result()

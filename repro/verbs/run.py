@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,14 +16,17 @@ from repro.config import RunConfig
 from repro.console import console as make_console
 from repro.data.config import ImagenetConfig
 from repro.errors import InputError
-from repro.launch import Task, build, local
-from repro.launch.config import LauncherConfig
+from repro.launch import Task, build, server
+from repro.launch.config import LauncherConfig, SlurmConfig
+from repro.launch.presence import announced
+from repro.launch.stop import Stopped
 from repro.progress import Display, Estimate, clock
 from repro.report.terminal import to_terminal
 from repro.request import parse_request, study_arguments
-from repro.results import Cost
+from repro.results import FILE, Cost
 from repro.study import Run, Study, check_equal_cost
 from repro.verbs.report import read_results, write_report
+from repro.verbs.status import describe, failure_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +45,19 @@ def run(name: str, words: Sequence[str]) -> int:
     request = parse_request(words)
     study = request.study(ablation.load(name))
     _check_folder(study)
-    waiting = [entry for entry in study.runs if entry.state() not in folder.DONE]
-    if waiting:
-        local.warm_up()
-        costs = local.call(_prepare, study.configs)
-        check_equal_cost(study, costs)
-        _train(study, waiting, costs, request.launcher, console)
-    else:
+    states = {entry.directory: entry.state() for entry in study.runs}
+    if all(state in folder.DONE for state in states.values()):
         console.print(f"all {len(study.runs)} runs are finished; nothing is trained again")
+        return _conclude(study, console)
+    try:
+        _train(study, states, request.launcher, console)
+    except Stopped as stopped:
+        print("repro: stopped; the same command goes on from here", file=sys.stderr)
+        return stopped.exit_status
+    if isinstance(request.launcher, SlurmConfig) and request.launcher.detach:
+        follow, cancel = (study.rerun.replace("repro run", f"repro {verb}", 1) for verb in ("status", "cancel"))
+        console.print(f"follow it: {follow}\nend it: {cancel}\nits table, when it is done: {study.rerun}", markup=False)
+        return 0
     return _conclude(study, console)
 
 
@@ -56,6 +65,16 @@ def _prepare(configs: Mapping[str, RunConfig]) -> dict[str, Cost]:
     from repro.prepare import prepare
 
     return prepare(configs)
+
+
+def _prepare_for_elsewhere(configs: Mapping[str, RunConfig]) -> dict[str, Cost]:
+    """The same for runs that other machines train: this one need not have their devices."""
+    from repro.data import prepare as prepare_data
+    from repro.study import count_prices
+
+    for data in dict.fromkeys(config.data for config in configs.values()):
+        prepare_data(data)
+    return count_prices(configs)
 
 
 def _check_folder(study: Study) -> None:
@@ -69,12 +88,13 @@ def _check_folder(study: Study) -> None:
         ) from None
 
 
-def _train(
-    study: Study, waiting: Sequence[Run], costs: Mapping[str, Cost], settings: LauncherConfig, console: Console
-) -> None:
-    waiting = longest_first(waiting, costs)
-    tasks = [_task(entry, console) for entry in waiting]
+def _train(study: Study, states: Mapping[Path, folder.State], settings: LauncherConfig, console: Console) -> None:
+    server.warm_up()
     launcher = build(settings)
+    costs = server.call(_prepare if settings.name == "local" else _prepare_for_elsewhere, study.configs)
+    check_equal_cost(study, costs)
+    waiting = longest_first([entry for entry in study.runs if states[entry.directory] not in folder.DONE], costs)
+    tasks = [task_of(entry, states[entry.directory], console) for entry in waiting]
     width = launcher.width(tasks)
     kept = len(study.runs) - len(tasks)
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
@@ -84,7 +104,7 @@ def _train(
     )
     prices = {entry.directory: (entry.variant, float(costs[entry.variant].macs)) for entry in waiting}
     begin = time.monotonic()
-    with Display(tasks, Estimate(prices, width), console) as display:
+    with announced(study.directory, settings.name), Display(tasks, Estimate(prices, width), console) as display:
         launcher.launch(tasks, display)
     console.print(f"trained in {clock(time.monotonic() - begin)}")
 
@@ -95,14 +115,14 @@ def longest_first(waiting: Sequence[Run], costs: Mapping[str, Cost]) -> list[Run
     return sorted(waiting, key=lambda entry: (rounds[entry.seed], -costs[entry.variant].macs))
 
 
-def _task(entry: Run, console: Console) -> Task:
-    """Write the run's folder. A result that failed or cannot be read is set aside, so that the run is trained again."""
-    state = entry.state()
-    if state in ("failed", "unreadable"):
-        if state == "unreadable":
-            console.print(f"{entry.directory / 'result.json'}: cannot be read; set aside, and the run is trained again")
-        folder.set_aside(entry.directory)
-    folder.write_config(entry.directory, entry.config)
+def task_of(entry: Run, state: folder.State, console: Console) -> Task:
+    """Write the run's config where it is not there yet. Whoever trains the run sets a broken result aside."""
+    if state == "unreadable":
+        console.print(
+            f"{entry.directory / FILE}: cannot be read; set aside, and the run is trained again", markup=False
+        )
+    if state != "running" and not _is_written(entry):
+        folder.write_config(entry.directory, entry.config, durable=False)
     settings = entry.config.trainer
     return Task(
         directory=entry.directory,
@@ -116,6 +136,13 @@ def _task(entry: Run, console: Console) -> Task:
     )
 
 
+def _is_written(entry: Run) -> bool:
+    try:
+        return (entry.directory / folder.CONFIG).read_text(encoding="utf-8") == folder.config_text(entry.config)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _conclude(study: Study, console: Console) -> int:
     """Print the table (the whole page when piped), say where the report is, and name what failed."""
     page, path = write_report(study, read_results(study))
@@ -124,19 +151,22 @@ def _conclude(study: Study, console: Console) -> int:
     else:
         print(path.read_text(encoding="utf-8"), end="")
     console.print(f"report: {path}")
-    open_runs = [entry for entry in study.runs if entry.state() not in folder.DONE]
-    for entry in open_runs:
-        _name_open_run(entry, console)
-    return 1 if open_runs else 0
+    for settings in dict.fromkeys(config.logger for config in study.configs.values()):
+        if settings.name != "csv":
+            from repro.tracking import publish
+
+            publish(study, page, settings)
+    stands = [(entry, folder.standing(entry.directory)) for entry in study.runs]
+    missing = [(entry, standing) for entry, standing in stands if standing.state not in folder.DONE]
+    for entry, standing in missing:
+        for line in _why_missing(entry, standing):
+            console.print(line, markup=False, soft_wrap=True)
+    return 1 if missing else 0
 
 
-def _name_open_run(entry: Run, console: Console) -> None:
+def _why_missing(entry: Run, standing: folder.Standing) -> list[str]:
     """Say why a run has no outcome, with the last lines of its log."""
-    name, result = f"{entry.variant} seed {entry.seed}", entry.result()
-    if entry.state() == "running":
-        console.print(f"RUNNING {name}: another process is training it; `repro status` follows it", markup=False)
-        return
-    reason = result.failure.message if result and result.failure else entry.state()
-    console.print(f"FAILED {name}: {reason} (log: {entry.directory / folder.LOG})", markup=False)
-    for line in result.failure.log if result and result.failure else ():
-        console.print(f"    {line}", markup=False)
+    name = f"{entry.variant} seed {entry.seed}"
+    if standing.state == "running":
+        return [f"RUNNING {name}: another process is training it; `repro status` follows it"]
+    return failure_lines(entry, standing) or [f"PLANNED {name}: {describe(standing)}; the same command goes on with it"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,17 +91,20 @@ def _default_folder(config: RunConfig) -> Path:
 def _single(config: RunConfig, directory: Path) -> int:
     import traceback
 
+    from repro.interrupt import Interrupted, heeded
     from repro.train import train
 
     try:
-        train(config, directory)
+        with heeded(signal.SIGINT):
+            train(config, directory)
     except InputError:
         raise
     except folder.AlreadyRunningError:
         raise _busy(directory) from None
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        print("repro: stopped before the run's end; the same command trains it again", file=sys.stderr)
-        return INTERRUPTED
+    except Interrupted as saved:
+        return _stopped(f"saved at step {saved.step}", "goes on from there", saved.reason)
+    except (KeyboardInterrupt, SystemExit):  # a second Ctrl-C; Lightning turns the first of these into the second
+        return _stopped("before the run's end", "goes on from its last checkpoint")
     except Exception:
         traceback.print_exc()
         return 1
@@ -108,7 +112,27 @@ def _single(config: RunConfig, directory: Path) -> int:
 
 
 def _several(directory: Path) -> int:
-    return subprocess.run([sys.executable, "-m", "repro.train", str(directory)], check=False).returncode
+    """Train in a fresh interpreter, which the terminal's Ctrl-C and our death reach, and wait until it has ended."""
+    command = [sys.executable, "-m", "repro.train", str(directory), "--die-with-parent"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    asked = False
+    while True:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            asked = True
+            continue
+        if status == folder.INTERRUPTED:
+            return _stopped("and saved", "goes on from there", "SIGINT" if asked else "a signal")
+        if asked and status:
+            return _stopped("before the run's end", "goes on from its last checkpoint")
+        return status
+
+
+def _stopped(where: str, then: str, reason: str = "SIGINT") -> int:
+    """Say that the run was stopped, and how to go on; return the exit status."""
+    print(f"repro: stopped, {where}; the same command {then}", file=sys.stderr)
+    return INTERRUPTED if reason == "SIGINT" else folder.INTERRUPTED
 
 
 def _say(directory: Path, result: Result) -> int:

@@ -117,18 +117,22 @@ def _maker(images: Images, transform: Pipeline, config: ImagenetConfig) -> _Make
 
 
 class _TrainItems(Sampler[list[Item]]):
-    """Batches of items of one rank, in the shuffle's order for its epoch; a seed for each place in that order."""
+    """Batches of items of one rank, in the shuffle's order for its epoch; a seed for each place in that order.
+
+    They begin at batch `first`.
+    """
 
     def __init__(self, shuffle: Shuffle, slices: list[slice]) -> None:
         self.shuffle = shuffle
         self.slices = slices
+        self.first = 0
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __iter__(self) -> Iterator[list[Item]]:
         order, key = self.shuffle.order(), (self.shuffle.seed, self.shuffle.epoch)
-        for part in self.slices:
+        for part in self.slices[self.first :]:
             chosen = enumerate(order[part].tolist(), start=part.start)
             yield [(position, derive("image", *key, place)) for place, position in chosen]
 
@@ -175,15 +179,25 @@ class FolderLoader(_Delivered):
         """Raises InputError when the images do not fill one batch; see `training_slices`."""
         self.sampler = Shuffle(len(images), delivery.seed, augment.repeats)
         self.mixing = Mixing(augment.mix, config.classes, delivery.seed, delivery.rank)
-        items, maker = (
-            _TrainItems(self.sampler, training_slices(len(images), delivery)),
-            _maker(images, transform, config),
-        )
-        super().__init__(maker, _loader(maker.work, items, config.workers, delivery, persistent=True), delivery)
+        self.items = _TrainItems(self.sampler, training_slices(len(images), delivery))
+        maker = _maker(images, transform, config)
+        super().__init__(maker, _loader(maker.work, self.items, config.workers, delivery, persistent=True), delivery)
+
+    def begin_at(self, batch: int) -> None:
+        """Let the next pass begin at this batch."""
+        self.sampler.begin_at(batch)
+
+    def close(self) -> None:
+        """End the workers; a pass that goes on has no more batches."""
+        running: Any = self.loader._iterator  # PyTorch keeps it where workers are persistent, and has no other door
+        if running is not None:
+            running._shutdown_workers()
+            self.loader._iterator = None
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self.sampler.epoch
-        for step, (images, labels) in enumerate(super().__iter__()):
+        epoch, first = self.sampler.epoch, self.sampler.first()
+        self.items.first = first
+        for step, (images, labels) in enumerate(super().__iter__(), start=first):
             yield self.mixing(images, labels, epoch, step)
 
 

@@ -82,11 +82,18 @@ class TensorLoader:
     def __len__(self) -> int:
         return len(self.slices)
 
+    def begin_at(self, batch: int) -> None:
+        """Let the next pass begin at this batch."""
+        self.sampler.begin_at(batch)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
     def __iter__(self) -> Iterator[Batch]:
         shuffle = self.sampler
-        epoch, order = shuffle.epoch, shuffle.order().to(self.delivery.device)
+        epoch, order, first = shuffle.epoch, shuffle.order().to(self.delivery.device), shuffle.first()
         changes = self.augmentation.draw(shuffle.count, shuffle.seed, epoch)
-        for number, part in enumerate(self.slices):
+        for number, part in enumerate(self.slices[first:], start=first):
             chosen = order[part]
             images = self.resident.images[chosen]
             for change in changes.before:

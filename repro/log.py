@@ -1,0 +1,31 @@
+"""Lines into a run's log, which is where its standard output goes. A full disk loses lines and never the run.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def say(text: str) -> None:
+    """Print a line at once; what a full disk does not take is left out."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        return
+
+
+def settle() -> None:
+    """Write out what is held for standard output and error; drop it where it cannot be written.
+
+    Otherwise the interpreter's end would try once more, fail, and change the exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
