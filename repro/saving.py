@@ -33,7 +33,13 @@ class Saver(L.Callback):
     """Writes checkpoints, heeds requests to end, and tells the heart that the run advances."""
 
     def __init__(
-        self, config: RunConfig, directory: Path, clock: Clock, record: EpochRecord, heart: Heart | None, state: State | None
+        self,
+        config: RunConfig,
+        directory: Path,
+        clock: Clock,
+        record: EpochRecord,
+        heart: Heart | None,
+        state: State | None,
     ) -> None:
         """`state`: what the run goes on from; null where it begins, and on all ranks but the first."""
         self.config = config

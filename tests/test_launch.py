@@ -338,7 +338,7 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"gpus_per_run": 0.5}, [task(devices=2)], "trains on trainer.devices=2; set trainer=ddp trainer.devices=1"),
         ({"gpus": (0,)}, [task(), task(devices=2)], "a run claims 2 GPUs, and launcher=local may use 1"),
         ({"pack": True, "gpus_per_run": 0.5}, [task()], "leave launcher.gpus_per_run out"),
-        ({"pack": True}, [task(accelerator="cpu")], "launcher.pack=True is of runs on GPUs; add trainer=gpu"),
+        ({"pack": True}, [task(accelerator="cpu")], "launcher.pack=true is of runs on GPUs; add trainer=gpu"),
         ({}, [task(nodes=2)], "trainer.nodes=2: launcher=local is one machine; use launcher=slurm"),
     ],
     ids=[

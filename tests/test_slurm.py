@@ -105,7 +105,7 @@ def words_of(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def test_four_runs_on_two_nodes_each_ends_as_it_must(lab: Lab, tmp_path: Path, runs: Path) -> None:
     """Two nodes of two tasks for each run: one is stopped and queued again, one cancelled, one raises, one is calm."""
-    path = table(tmp_path / "mine.yaml", epochs=30)
+    path = table(tmp_path / "mine.yaml", epochs=15)
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.nodes=2"]
     planned, by_name = runs_of(path, [], words)
     options = ["scale=smoke", "seeds=1", "launcher=slurm", "launcher.poll=0.5", "launcher.retries=0"]

@@ -247,6 +247,14 @@ def test_what_is_cancelled_is_never_submitted_again(cluster: Cluster, study: Pat
     assert len(story.over) == 3
 
 
+def test_what_is_cancelled_before_the_first_look_is_not_submitted_again(cluster: Cluster, study: Path) -> None:
+    one = task(study)
+    cluster.script("sbatch", f"echo 1 > {cluster.home}/last; echo Submitted batch job 1")
+    launcher(retries=5).launch([one], Story())
+    assert cluster.submitted == 1
+    assert failure_of(one).kind == "cancelled"
+
+
 def test_a_run_that_saved_itself_goes_on_without_counting(cluster: Cluster, study: Path) -> None:
     """Also where no failure is allowed; one that is stopped before it has advanced counts, and is given up."""
     one = task(study)

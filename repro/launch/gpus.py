@@ -88,7 +88,8 @@ def check(tasks: Sequence[Task], settings: LocalConfig, found: Sequence[Gpu]) ->
         return
     for option in ("gpus", "gpus_per_run", "pack"):
         if value := getattr(settings, option):
-            raise InputError(f"launcher.{option}={value} is of runs on GPUs; add trainer=gpu, or leave it out")
+            text = _listed(value) if isinstance(value, tuple) else str(value).lower()
+            raise InputError(f"launcher.{option}={text} is of runs on GPUs; add trainer=gpu, or leave it out")
 
 
 def packed(peak: int, cores: int, found: Sequence[Gpu]) -> Claim:

@@ -37,7 +37,7 @@ class Entry:
     task: Task
     element: str = ""
     seen: Element | None = None
-    """What the queue said of the element when it was last there."""
+    """What the queue said of the element when it was last there; None before the first look."""
     missed: int = 0
     started: bool = False
 
@@ -204,7 +204,7 @@ class Follower:
     def _judge(self, entry: Entry, standing: folder.Standing, element: Element | None) -> bool:
         last = standing.attempts[-1] if standing.attempts else None
         own = last is not None and last.job == entry.element
-        waited = entry.seen is not None and entry.seen.waiting and not own
+        waited = (entry.seen is None or entry.seen.waiting) and not own  # sbatch has answered: it was in the queue
         why = ending.cause(entry.element, element, waited)
         if standing.state == "planned" and own:
             return self._judge_saved(entry, why)
