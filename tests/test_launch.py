@@ -236,6 +236,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
 def test_a_signal_to_the_whole_group_does_not_end_the_server(tmp_path: Path) -> None:
     """A cluster signals every process of a job: the launcher must still learn how its runs ended."""
     task = planned(tmp_path / "run", CONFIG, "wait")
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # another test may have started one of its own
     server.call(os.path.exists, "/")  # the server runs
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
 

@@ -126,6 +126,7 @@ def test_a_study_without_the_tracker_has_nothing_to_upload(stub: WandbStub, mine
 
 def test_the_summary_of_a_study(stub: WandbStub, mine: Path, repro: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline it waits on disk; online it is one W&B run, however often the study is run again."""
+    monkeypatch.setenv("REPRO_CACHE", str(mine.parent / "cache"))  # no prices but those of the results
     study = write_study(mine)
     page, _ = write_report(study, read_results(study))
     monkeypatch.setenv("WANDB_MODE", "offline")
