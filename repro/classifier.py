@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.config import RecipeConfig
-from repro.distributed import copy_from_first_rank
-from repro.held_out import HeldOut
 from repro.models.auxiliary import Outputs
 from repro.optim.batch_norm import recalibrate
 from repro.optim.clip import build_clip
@@ -23,6 +21,8 @@ from repro.optim.ema import Ema
 from repro.optim.loss import build_loss
 from repro.optim.optimizers import build_optimizer
 from repro.optim.schedules import Schedule
+from repro.training.distributed import copy_from_first_rank
+from repro.training.held_out import HeldOut
 
 Batch = tuple[Tensor, Tensor]
 

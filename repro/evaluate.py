@@ -19,7 +19,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from repro.checkpoint import load_weights
 from repro.config import RunConfig
 from repro.data import HeldOutSplit, Loader, has_own_test, load, load_test, prepare
 from repro.data.config import EvaluationConfig, ImagenetConfig
@@ -43,6 +42,7 @@ from repro.evaluation.records import (
 from repro.models import build
 from repro.prepare import check_device
 from repro.results import write_atomic
+from repro.training.checkpoint import load_weights
 
 JOB, EVALUATION = "job.json", "evaluation.json"
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import yaml
 from pydantic import ValidationError
@@ -130,17 +130,35 @@ def locked(directory: Path) -> Iterator[None]:
         AlreadyRunningError: some process holds it, here or on a machine whose locks are not seen from here.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a") as file:
-        if not _taken(file) or _beats_elsewhere(directory):
+    handle = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _held.add(handle)
+    try:
+        if not _taken(handle) or _beats_elsewhere(directory):
             raise AlreadyRunningError(str(directory))
         yield
+    finally:
+        if handle in _held:
+            _held.remove(handle)
+            os.close(handle)
 
 
-def _taken(file: IO[str]) -> bool:
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """Close the locks in a forked child, such as a loader's worker, which may live on when the run has been killed."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _taken(handle: int) -> bool:
     """Try for the lock a few times: one who only asks for the state holds it for a moment."""
     for _ in range(5):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.02)
         else:

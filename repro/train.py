@@ -20,23 +20,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro import attempts, environment, folder, interrupt
-from repro.callbacks import Clock
-from repro.checkpoint import load_state, remove_state, save_weights, sweep
+from repro import attempts, environment, folder
 from repro.config import RunConfig
 from repro.cost.count import cached_price
-from repro.distributed import is_step, together
 from repro.errors import InputError
-from repro.failures import explain
-from repro.heartbeat import Heart
-from repro.interrupt import Interrupted
-from repro.log import say, settle
-from repro.memory import peak_memory
-from repro.pieces import Pieces, assemble, prepare_torch
 from repro.record import SHARED, failed, identity, now
 from repro.results import Cost, Data, Failure, Result, Timing, write_result
-from repro.resume import State
 from repro.tracking import finish_loggers
+from repro.training import interrupt
+from repro.training.callbacks import Clock
+from repro.training.checkpoint import load_state, remove_state, save_weights, sweep
+from repro.training.distributed import is_step, together
+from repro.training.failures import explain
+from repro.training.heartbeat import Heart
+from repro.training.interrupt import Interrupted
+from repro.training.log import say, settle
+from repro.training.memory import peak_memory
+from repro.training.pieces import Pieces, assemble, prepare_torch
+from repro.training.resume import State
 
 GRACE = 10.0
 """Seconds that a run has to save itself when its launcher has died."""

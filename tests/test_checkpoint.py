@@ -13,11 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro import attempts, checkpoint, folder
+from repro import attempts, folder
 from repro.compose import compose
 from repro.config import RunConfig
-from repro.interrupt import Interrupted
 from repro.train import train
+from repro.training import checkpoint
+from repro.training.interrupt import Interrupted
 from tests.test_resume import DIGITS, assert_same, at_step
 
 State = dict[str, Any]
@@ -136,7 +137,7 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         original(directory, state)
         found.append(state["step"])
 
-    monkeypatch.setattr("repro.saving.save_state", noted)
+    monkeypatch.setattr("repro.training.saving.save_state", noted)
     return found
 
 
@@ -183,7 +184,7 @@ def test_a_failed_run_keeps_its_checkpoint_and_goes_on_from_it(tmp_path: Path, m
 
 
 def fail_at_second_call() -> Any:
-    from repro.held_out import HeldOut
+    from repro.training.held_out import HeldOut
 
     original, calls = HeldOut.compute, []
 

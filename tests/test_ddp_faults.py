@@ -22,14 +22,15 @@ import psutil
 import pytest
 import torch.distributed as dist
 
-from repro import attempts, distributed, folder
+from repro import attempts, folder
 from repro.compose import compose
 from repro.config import RunConfig
-from repro.distributed import RankError, environment_plugins, together
 from repro.folder import write_config
-from repro.interrupt import Interrupted
-from repro.ranks import Ranks
 from repro.results import Failure, read_result
+from repro.training import distributed
+from repro.training.distributed import RankError, environment_plugins, together
+from repro.training.interrupt import Interrupted
+from repro.training.ranks import Ranks
 
 TIMEOUT = 5
 PATIENCE = 120.0
@@ -203,7 +204,7 @@ def test_a_stop_is_a_loss_when_it_lasts() -> None:
 
 WATCHED = """
 import os, signal, sys, time
-from repro import ranks
+from repro.training import ranks
 ranks.GRACE = 1.0
 own = ranks.Ranks({command!r}, {world}, 600)
 own.watch(lambda lost: print(lost.message, flush=True))
@@ -229,7 +230,7 @@ def test_rank_0_is_given_up_where_it_does_not_notice(program: str, status: int, 
 
 FAMILY = """
 import os, signal, sys, time
-from repro import ranks
+from repro.training import ranks
 if "LOCAL_RANK" in os.environ:
     ranks.die_with_rank_0()
     os.kill(os.getpid(), signal.SIGINT)

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from repro import attempts, checkpoint, folder
+from repro import attempts, folder
 from repro.compose import compose
 from repro.errors import InputError
-from repro.failures import explain
 from repro.results import read_result
 from repro.train import main, train
+from repro.training import checkpoint
+from repro.training.failures import explain
 from tests.test_resume import DIGITS, SMALL, asked, assert_same
 from tests.writers import write_tree
 
@@ -140,7 +141,7 @@ def test_no_write_of_a_running_run_ends_it(
 
         monkeypatch.setattr(f"{module}.{name}", write)
 
-    for name in ("repro.checkpoint", "repro.callbacks", "repro.folder"):
+    for name in ("repro.training.checkpoint", "repro.training.callbacks", "repro.folder"):
         faulty(name, "write_atomic")
     faulty("csv", "DictWriter.writerow")
     with between(2, 5, switch(True), switch(False)):
@@ -152,7 +153,7 @@ def test_no_write_of_a_running_run_ends_it(
 
 
 def test_a_log_on_a_full_disk_changes_no_exit_status() -> None:
-    script = "from repro.log import say, settle\nfor k in range(3000): say('a line of the log')\nsettle()"
+    script = "from repro.training.log import say, settle\nfor k in range(3000): say('a line of the log')\nsettle()"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

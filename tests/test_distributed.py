@@ -23,17 +23,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from repro import folder
-from repro.checkpoint import State, load_weights
 from repro.classifier import Batch, Classifier
 from repro.compose import compose
 from repro.config import RunConfig
 from repro.data import load
-from repro.distributed import check_shares, copy_from_first_rank, seed_noise
 from repro.errors import InputError
 from repro.evaluate import evaluate
 from repro.models import build
 from repro.results import Result, read_result
 from repro.train import train
+from repro.training.checkpoint import State, load_weights
+from repro.training.distributed import check_shares, copy_from_first_rank, seed_noise
 
 pytestmark = pytest.mark.training
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -200,3 +203,26 @@ def test_the_end_of_a_long_log_is_found_at_its_end(tmp_path: Path) -> None:
     (tmp_path / folder.LOG).write_text("\n".join(lines))
     assert folder.log_tail(tmp_path, 3) == tuple(lines[-3:])
     assert folder.log_tail(tmp_path / "none") == ()
+
+
+def test_a_child_that_outlives_a_killed_run_does_not_hold_its_lock(tmp_path: Path) -> None:
+    """A loader's worker is forked while the lock is held, and need not have noticed yet that its run is gone."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from repro import folder\n"
+        "with folder.locked(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n"
+        "        print('here', flush=True)\n"
+        "        sys.stdin.read()\n"
+        "        os._exit(0)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command, pipe = [sys.executable, "-c", code, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        assert process.wait() == -signal.SIGKILL
+        assert not folder.is_alive(tmp_path)
+        with folder.locked(tmp_path):
+            assert folder.is_alive(tmp_path)

@@ -16,9 +16,9 @@ import pytest
 
 from repro import folder
 from repro.compose import compose
-from repro.heartbeat import Heart
-from repro.interrupt import Interrupted
 from repro.train import train
+from repro.training.heartbeat import Heart
+from repro.training.interrupt import Interrupted
 from tests.test_resume import DIGITS, asked, at_step
 
 
@@ -99,7 +99,7 @@ def test_a_disk_that_takes_nothing_stops_no_heart(tmp_path: Path, monkeypatch: p
 
 def test_it_keeps_no_process_alive(tmp_path: Path) -> None:
     """A process that ends without leaving it ends at once; its file stays behind, as after a death."""
-    script = "from pathlib import Path; from repro.heartbeat import Heart; Heart(Path.cwd()).__enter__()"
+    script = "from pathlib import Path; from repro.training.heartbeat import Heart; Heart(Path.cwd()).__enter__()"
     done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60, cwd=tmp_path)
     assert done.returncode == 0
     assert read(tmp_path).host == socket.gethostname()
@@ -131,7 +131,7 @@ def test_an_interrupted_run_and_a_failed_one_leave_no_heartbeat(
     with at_step(2), pytest.raises(Interrupted):
         train(compose(DIGITS), tmp_path)
     assert not (tmp_path / folder.PROGRESS).exists()
-    monkeypatch.setattr("repro.pieces.build", lambda *_: 1 / 0)
+    monkeypatch.setattr("repro.training.pieces.build", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(compose(DIGITS), tmp_path)
     assert not (tmp_path / folder.PROGRESS).exists()

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro import folder
-from repro.checkpoint import State, load_weights
 from repro.classifier import Batch, Classifier
 from repro.compose import compose
 from repro.config import RunConfig
@@ -30,6 +29,7 @@ from repro.models import build
 from repro.models.auxiliary import Outputs
 from repro.results import Result
 from repro.train import train
+from repro.training.checkpoint import State, load_weights
 from tests.writers import write_cifar
 
 pytestmark = pytest.mark.training

@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 import torch
 
-from repro import attempts, folder, interrupt
-from repro.checkpoint import load_weights
+from repro import attempts, folder
 from repro.classifier import Classifier
 from repro.codes import code_of
 from repro.compose import compose
 from repro.config import RunConfig
-from repro.interrupt import Interrupted
-from repro.resume import share
-from repro.saving import Saver
 from repro.train import train
+from repro.training import interrupt
+from repro.training.checkpoint import load_weights
+from repro.training.interrupt import Interrupted
+from repro.training.resume import share
+from repro.training.saving import Saver
 from tests.writers import write_cifar, write_tree
 
 pytestmark = pytest.mark.training

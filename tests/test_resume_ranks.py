@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro import attempts, folder
-from repro.agreement import MOST, Agreement
 from repro.compose import compose
 from repro.config import RunConfig
-from repro.interrupt import Interrupted
 from repro.train import train
+from repro.training.agreement import MOST, Agreement
+from repro.training.interrupt import Interrupted
 from tests.test_resume import DIGITS, WITHOUT_NORM, asked, assert_same
 
 pytestmark = pytest.mark.training

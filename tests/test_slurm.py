@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from repro import ablation, attempts, folder
-from repro.checkpoint import load_weights
 from repro.launch.slurm import queue, record
 from repro.results import Result
 from repro.study import Run, Study, plan
+from repro.training.checkpoint import load_weights
 from tests.conftest import MINE, Outcome
 from tests.slurm_lab import Lab, wait_for, why_not
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from repro import ablation, folder
-from repro.checkpoint import load_weights
 from repro.results import read_result
 from repro.study import Study, plan
+from repro.training.checkpoint import load_weights
 from repro.verbs.status import saved_step
 from tests.conftest import MINE, Outcome
 from tests.trainers import wait_until

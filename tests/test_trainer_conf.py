@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repro.checkpoint import load_weights
 from repro.classifier import Batch, Classifier
 from repro.compose import compose
 from repro.config import RunConfig
 from repro.models import build
 from repro.results import Result
 from repro.train import train
+from repro.training.checkpoint import load_weights
 from tests.test_distributed import Case, assert_is_of_the_weights, folder_of, train_together
 
 pytestmark = pytest.mark.training

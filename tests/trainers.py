@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from repro import attempts, folder, interrupt
+from repro import attempts, folder
 from repro.config import RunConfig
 from repro.launch import Task
 from repro.record import SHARED, failed, identity, now
 from repro.results import Failure, Result, Timing, write_result
+from repro.training import interrupt
 
 SCRIPT, PLAYED = "script.txt", "played.jsonl"
 DEADLINE = 30.0  # seconds after which a process that waits for a signal gives up

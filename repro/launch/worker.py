@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from repro import folder, interrupt
-from repro.interrupt import Interrupted
+from repro import folder
 from repro.launch import server
 from repro.record import SHARED
+from repro.training import interrupt, log
+from repro.training.interrupt import Interrupted
 
 Train = Callable[[Path], None]
 """Trains the run in a folder; a module-level function, which the run's process finds by its name."""
@@ -64,7 +65,7 @@ def work(order: Order, train: Train) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     status = 1
     try:
-        _write_to_log(order.directory / folder.LOG)
+        log.write_to(order.directory / folder.LOG)
     except OSError as error:
         print(f"{order.directory / folder.LOG}: cannot be written ({error.strerror})", file=sys.stderr)
         _end(status)
@@ -123,23 +124,12 @@ def _several(directory: Path) -> int:
 
 def _end(status: int) -> None:
     """End this process as the run ended, by a signal if a rank was, without the clean-up that is the server's."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    log.settle()
     if status < 0:
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
-
-
-def _write_to_log(path: Path) -> None:
-    """Send standard output and error, of this process and its children, to the end of the run's log."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(handle, stream)
-    os.close(handle)
 
 
 def _follow_parent() -> None:

@@ -24,7 +24,7 @@ def synchronise(net: nn.Module) -> nn.Module:
 
     Torch's own conversion would lose the activations that timm's batch norms hold. Between several devices they must
     be GPUs: torch's SyncBatchNorm raises ValueError on a CPU. Without it each device normalises by the statistics of
-    its own images, and its running statistics are its own: see `repro.distributed`.
+    its own images, and its running statistics are its own: see `repro.training.distributed`.
     """
     from timm.layers.norm_act import convert_sync_batchnorm
 

@@ -97,7 +97,8 @@ def _print_plan(study: Study, costs: Mapping[str, Cost]) -> None:
     rule = study.ablation.equal_cost
     if rule:
         allowed = [f"{what} ±{value:.0%}" for what, value in (("MACs", rule.macs), ("params", rule.params)) if value]
-        out.print(f"equal cost: {', '.join(allowed)} of the reference")
+        solved = f"; {', '.join(study.sweep.solved)}: MACs alone" if study.sweep.solved else ""
+        out.print(f"equal cost: {', '.join(allowed)} of the reference{solved}")
     recipe, data = first.recipe, first.data
     out.print(
         f"recipe {recipe.name}: {recipe.duration}, batch {recipe.batch_size}, lr {recipe.lr:g} · data {data.name} at "

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from repro import ablation, folder
+from repro.codes import other_code
 from repro.config import RunConfig
 from repro.console import console as make_console
 from repro.data.config import ImagenetConfig
@@ -45,6 +46,8 @@ def run(name: str, words: Sequence[str]) -> int:
     request = parse_request(words)
     study = request.study(ablation.load(name))
     _check_folder(study)
+    if (found := other_code(study)) is not None:
+        console.print(str(found), markup=False, highlight=False, soft_wrap=True)
     states = {entry.directory: entry.state() for entry in study.runs}
     if all(state in folder.DONE for state in states.values()):
         console.print(f"all {len(study.runs)} runs are finished; nothing is trained again")

@@ -91,8 +91,8 @@ def _default_folder(config: RunConfig) -> Path:
 def _single(config: RunConfig, directory: Path) -> int:
     import traceback
 
-    from repro.interrupt import Interrupted, heeded
     from repro.train import train
+    from repro.training.interrupt import Interrupted, heeded
 
     try:
         with heeded(signal.SIGINT):

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from repro import attempts, folder, interrupt
+from repro import attempts, folder
 from repro.launch.slurm.commands import RefusedError, SilentError, ask
 from repro.launch.slurm.queue import parse_scontrol
 from repro.record import failed
 from repro.results import Failure, write_result
+from repro.training import interrupt, log
 
 
 def work(directory: str, allowed: int) -> None:
@@ -26,10 +27,10 @@ def work(directory: str, allowed: int) -> None:
     interrupt.install()  # before anything takes long; submitit has installed its own
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # submitit's only tells that it came
     path = Path(directory)
-    _append_to(path / folder.LOG)
+    log.write_to(path / folder.LOG)
     print(_whereabouts(), flush=True)
     status = _train(path, allowed)
-    sys.stdout.flush()
+    log.settle()
     sys.exit(status)
 
 
@@ -128,12 +129,3 @@ def _whereabouts() -> str:
         *([f"CUDA_VISIBLE_DEVICES={devices}"] if devices is not None else []),
     ]
     return " · ".join(parts)
-
-
-def _append_to(path: Path) -> None:
-    """Send standard output and error, of this process and its children, to the end of the run's log."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("ab") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)

@@ -37,11 +37,11 @@ from torch.nn.parallel import DistributedDataParallel
 from repro.config import RunConfig, TrainerConfig
 from repro.data.seeds import derive
 from repro.errors import InputError
-from repro.interrupt import Interrupted
-from repro.rank_errors import RankError as RankError
-from repro.rank_errors import find_reason, is_of_another, name_ranks, tell
-from repro.ranks import GRACE, LOOK, Ranks, die_with_rank_0
 from repro.results import Failure
+from repro.training.interrupt import Interrupted
+from repro.training.rank_errors import RankError as RankError
+from repro.training.rank_errors import find_reason, is_of_another, name_ranks, tell
+from repro.training.ranks import GRACE, LOOK, Ranks, die_with_rank_0
 
 START = 300.0
 """Seconds in which all ranks must have started; `trainer.timeout` counts from there."""

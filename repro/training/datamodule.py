@@ -9,8 +9,8 @@ import torch
 
 from repro.config import RunConfig
 from repro.data import Loader, Splits, load
-from repro.distributed import check_shares
 from repro.optim.schedules import build_schedule
+from repro.training.distributed import check_shares
 
 
 class RunData(L.LightningDataModule):

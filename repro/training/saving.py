@@ -13,17 +13,18 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from repro import environment, interrupt
-from repro.agreement import Agreement
-from repro.callbacks import Clock, EpochRecord
-from repro.checkpoint import save_state
+from repro import environment
 from repro.classifier import Classifier
 from repro.config import RunConfig
-from repro.heartbeat import Heart
-from repro.interrupt import Interrupted
-from repro.log import say
-from repro.memory import peak_memory
-from repro.resume import State, capture, capture_rank
+from repro.training import interrupt
+from repro.training.agreement import Agreement
+from repro.training.callbacks import Clock, EpochRecord
+from repro.training.checkpoint import save_state
+from repro.training.heartbeat import Heart
+from repro.training.interrupt import Interrupted
+from repro.training.log import say
+from repro.training.memory import peak_memory
+from repro.training.resume import State, capture, capture_rank
 from repro.typed import digest
 
 ANOTHER = "another process of the run"

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from repro import folder
 from repro.errors import InputError
-from repro.log import say
 from repro.results import write_atomic
+from repro.training.log import say
 
 Which = Literal["raw", "ema"]
 State = dict[str, Tensor]

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from repro.config import TrainerConfig
-from repro.ranks import LOOK, Ranks
 from repro.results import Failure
+from repro.training.ranks import LOOK, Ranks
 
 FAILURE, WAITED = "failure", "waited"
 """Keys of the store that the ranks have met at: the first rank's own failure; with its number, that a rank waited."""

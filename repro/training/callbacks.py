@@ -15,9 +15,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from repro.classifier import Classifier
 from repro.folder import CURVE
-from repro.heartbeat import Heart
-from repro.log import say
 from repro.results import write_atomic
+from repro.training.heartbeat import Heart
+from repro.training.log import say
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1_error", "val_loss", "val_top1_error", "val_top5_error", "seconds",

@@ -7,8 +7,8 @@ import traceback
 
 import torch
 
-from repro.distributed import RankError
 from repro.results import Failure, FailureKind
+from repro.training.distributed import RankError
 
 MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How PyTorch says that there was no memory where it raises a plain RuntimeError."""

@@ -12,18 +12,18 @@ import lightning as L
 import numpy as np
 import torch
 
-from repro import interrupt
-from repro.callbacks import Clock, EpochRecord
 from repro.classifier import Classifier
 from repro.config import RunConfig
-from repro.datamodule import RunData
-from repro.distributed import build_strategy, environment_plugins
-from repro.heartbeat import Heart
 from repro.models import build
 from repro.optim.batch_norm import set_momentum, synchronise
-from repro.resume import Resume, State
-from repro.saving import Saver
 from repro.tracking import build_loggers
+from repro.training import interrupt
+from repro.training.callbacks import Clock, EpochRecord
+from repro.training.datamodule import RunData
+from repro.training.distributed import build_strategy, environment_plugins
+from repro.training.heartbeat import Heart
+from repro.training.resume import Resume, State
+from repro.training.saving import Saver
 
 
 @dataclass

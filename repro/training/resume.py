@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from repro import environment
-from repro.callbacks import Clock, EpochRecord
 from repro.classifier import Classifier
 from repro.data.seeds import derive
-from repro.log import say
+from repro.training.callbacks import Clock, EpochRecord
+from repro.training.log import say
 
 State = dict[str, Any]
 
