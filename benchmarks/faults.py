@@ -168,7 +168,7 @@ def disturb(campaign: Campaign, events: dict[str, Event], most: int, pause: floa
     counted: Counter[str] = Counter()
     while campaign.tend():
         time.sleep(campaign.chance.uniform(0.2, 2 * pause))
-        name = campaign.chance.choice(list(events))
+        name = campaign.chance.choices(list(events), [1 if "launcher" in name else 3 for name in events])[0]
         if counted.total() < most and events[name](campaign):
             counted[name] += 1
     campaign.wait()

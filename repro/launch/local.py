@@ -169,7 +169,7 @@ class _Shift:
     def _start(self, task: Task, place: Place, watch: Watch) -> None:
         directory = task.directory
         names = tuple(self.gpus[position].name for position in place.gpus) or None
-        order = Order(directory, task.world, names, slots.is_shared(place.claim, self.machine, self.total))
+        order = Order(directory, names, slots.is_shared(place.claim, self.machine, self.total))
         before = ending.stamp(directory), ending.memory_kills()
         watch.started(task)
         try:

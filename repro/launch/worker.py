@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,7 +16,6 @@ import traceback
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from repro import folder
 from repro.launch import server
@@ -29,7 +27,6 @@ Train = Callable[[Path], None]
 """Trains the run in a folder; a module-level function, which the run's process finds by its name."""
 
 PATIENCE = 10.0  # seconds that a run has to save itself when its launcher has died
-ENTRY = (sys.executable, "-m", "repro.train")
 
 _JOB = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")  # attempts and heartbeats name the job
 _CLUSTER = ("SLURM_", "TORCHELASTIC_", "MASTER_", "OMPI_", "PMI_")
@@ -41,8 +38,6 @@ class Order:
     """What a run's process is to do."""
 
     directory: Path
-    world: int = 1
-    """Processes that train it; more than one are started from a fresh interpreter."""
     gpus: tuple[str, ...] | None = None
     """Names for `CUDA_VISIBLE_DEVICES`; null: as they are."""
     shared: bool = False
@@ -71,7 +66,7 @@ def work(order: Order, train: Train) -> None:
         _end(status)
     try:
         settle_environment(os.environ, order)
-        status = _several(order.directory) if order.world > 1 else _single(order.directory, train)
+        status = _train(order.directory, train)
     except BaseException:  # whatever it is, the process ends here, and the launcher reads its status
         traceback.print_exc()
     _end(status)
@@ -91,7 +86,7 @@ def settle_environment(variables: MutableMapping[str, str], order: Order) -> Non
         variables[SHARED] = "1"
 
 
-def _single(directory: Path, train: Train) -> int:
+def _train(directory: Path, train: Train) -> int:
     server.listen()
     try:
         train(directory)
@@ -103,32 +98,9 @@ def _single(directory: Path, train: Train) -> int:
     return 0
 
 
-def _several(directory: Path) -> int:
-    """Train on several devices in a fresh interpreter, whose command Lightning's DDP re-executes for each rank."""
-    ranks: list[subprocess.Popen[bytes]] = []
-
-    def pass_on(number: int, frame: FrameType | None = None) -> None:
-        interrupt.request(signal.Signals(number).name)
-        for rank in ranks:
-            rank.send_signal(number)
-
-    for number in interrupt.SIGNALS:
-        signal.signal(number, pass_on)
-    server.listen()  # before the ranks are started, which inherit what is blocked
-    # Its standard input stays open as long as we live: by its closing the ranks learn that we have died.
-    ranks.append(subprocess.Popen([*ENTRY, str(directory), "--die-with-parent"], stdin=subprocess.PIPE))
-    if interrupt.requested():
-        pass_on(signal.SIGTERM)
-    return ranks[0].wait()
-
-
 def _end(status: int) -> None:
-    """End this process as the run ended, by a signal if a rank was, without the clean-up that is the server's."""
+    """End this process without the clean-up that is the server's."""
     log.settle()
-    if status < 0:
-        if -status != signal.SIGKILL:
-            signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
     os._exit(status)
 
 
@@ -139,6 +111,5 @@ def _follow_parent() -> None:
         return
     parent.join()
     interrupt.request("the launcher's death")
-    os.kill(os.getpid(), signal.SIGTERM)  # passed on to the ranks of a run on several devices
     time.sleep(PATIENCE)
     os.killpg(0, signal.SIGKILL)

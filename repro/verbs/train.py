@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,11 +70,9 @@ def train_one(config: RunConfig) -> int:
         return _say(directory, found)
     if state == "running":
         raise _busy(directory)
-    if state in ("failed", "unreadable"):
-        folder.set_aside(directory)
     prepare({config.model.name: config})
     folder.write_config(directory, config)
-    status = _several(directory) if config.trainer.devices * config.trainer.nodes > 1 else _single(config, directory)
+    status = _train(config, directory)
     result = read_result(directory)
     return _say(directory, result) if result else status or 1
 
@@ -88,7 +85,7 @@ def _default_folder(config: RunConfig) -> Path:
     return runs_dir() / "train" / config.model.name / f"seed{config.seed}-{config.id}"
 
 
-def _single(config: RunConfig, directory: Path) -> int:
+def _train(config: RunConfig, directory: Path) -> int:
     import traceback
 
     from repro.train import train
@@ -109,24 +106,6 @@ def _single(config: RunConfig, directory: Path) -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-def _several(directory: Path) -> int:
-    """Train in a fresh interpreter, which the terminal's Ctrl-C and our death reach, and wait until it has ended."""
-    command = [sys.executable, "-m", "repro.train", str(directory), "--die-with-parent"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
-    asked = False
-    while True:
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:
-            asked = True
-            continue
-        if status == folder.INTERRUPTED:
-            return _stopped("and saved", "goes on from there", "SIGINT" if asked else "a signal")
-        if asked and status:
-            return _stopped("before the run's end", "goes on from its last checkpoint")
-        return status
 
 
 def _stopped(where: str, then: str, reason: str = "SIGINT") -> int:
