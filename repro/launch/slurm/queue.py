@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -165,12 +166,10 @@ def ended(name: str) -> Element | None:
     """
     columns = "--format=JobID,State,ExitCode,NodeList,Reason"
     if accounting():
-        try:
+        with suppress(RefusedError):  # then the controller may know
             text = ask("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", columns, f"--jobs={name}")
             if found := parse_sacct(text).get(name):
                 return found
-        except RefusedError:
-            pass  # the controller may know
     try:
         return parse_scontrol(ask("scontrol", "--oneliner", "show", "job", name)).get(name)
     except RefusedError:
