@@ -5,13 +5,17 @@ JOBS   ?= auto
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check install reports
+.PHONY: demo test test-clusters check install reports
 
 demo: $(VENV)/.installed
 	$(BIN)/repro run plain_vs_residual scale=laptop
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not ray" $(TESTS)
+
+# Those that start a cluster on this machine: SLURM (root, slurm-wlm and munge; skipped with the reason without) and Ray.
+test-clusters: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "slurm or ray" -rs $(TESTS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
