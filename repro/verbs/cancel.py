@@ -152,7 +152,8 @@ def _stop(launchers: Sequence[Presence], whole: bool, out: Console) -> bool:
             out.print(f"{what} trains this study: run the same command on {one.host}", markup=False)
             stays = True
         elif not whole:
-            out.print(f"{what} trains more than these runs: it is stopped as a whole, by the study's name alone")
+            words = "by the words that it was started with, without seeds= and variants="
+            out.print(f"{what} trains more than these runs: it is stopped as a whole, {words}", markup=False)
             stays = True
         else:
             with suppress(ProcessLookupError):
