@@ -37,7 +37,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro import train
 from repro.compose import compose
 from repro.config import RunConfig
 from repro.cost.count import cached_price
@@ -48,6 +47,9 @@ from repro.optim.config import EmaConfig
 from repro.optim.ema import Ema
 from repro.optim.optimizers import build_optimizer
 from repro.optim.schedules import build_schedule
+from repro.training.callbacks import Clock
+from repro.training.heartbeat import Heart
+from repro.training.pieces import assemble, prepare_torch
 
 WARM = 3
 """First steps of a turn, which are not timed."""
@@ -177,14 +179,15 @@ class Stopwatch(L.Callback):
 def ours(task: Task) -> Seconds:
     """Seconds a step of a run: the Trainer, with metrics, schedule and records, without evaluation."""
     quiet = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, quiet, mock.patch("repro.train.load", task.loading()):
-        train._prepare_torch(task.config)
-        pieces = train._assemble(task.config, Path(folder))
+    loading = mock.patch("repro.training.datamodule.load", task.loading())
+    with tempfile.TemporaryDirectory() as name, quiet, loading, Heart(Path(name)) as heart:
+        prepare_torch(task.config)
+        pieces = assemble(task.config, Path(name), Clock(), heart, None)
         watch = Stopwatch(task.device)
         pieces.trainer.callbacks.append(watch)
         pieces.trainer.limit_val_batches = 0
         pieces.trainer.fit(pieces.module, datamodule=pieces.data)
-        train.finish_loggers(pieces.trainer.loggers, None)
+        pieces.data.close()
         return (watch.end - watch.begin) / (pieces.trainer.global_step - WARM)
 
 

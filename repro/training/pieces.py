@@ -42,6 +42,7 @@ def prepare_torch(config: RunConfig) -> None:
     if config.trainer.devices * config.trainer.nodes == 1:
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # a login node, or a job's own script
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # ours do resume
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()  # those of a run before this one in the process
