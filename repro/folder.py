@@ -128,6 +128,7 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         AlreadyRunningError: some process holds it, here or on a machine whose locks are not seen from here.
+        InputError: the file system has no locks.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -161,6 +162,11 @@ def _taken(handle: int) -> bool:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.02)
+        except OSError as error:
+            raise InputError(
+                f"the file system of the runs has no locks ({error.strerror}); set REPRO_RUNS to a folder on one that "
+                "has (Lustre: mounted with -o flock)"
+            ) from None
         else:
             return True
     return False
@@ -180,6 +186,8 @@ def _is_locked(directory: Path) -> bool:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False  # a file system without locks, on which nothing is trained
     finally:
         os.close(handle)
     return False

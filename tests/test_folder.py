@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -226,3 +227,16 @@ def test_a_child_that_outlives_a_killed_run_does_not_hold_its_lock(tmp_path: Pat
         assert not folder.is_alive(tmp_path)
         with folder.locked(tmp_path):
             assert folder.is_alive(tmp_path)
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("repro.folder.fcntl.flock", flock)
+    with (
+        pytest.raises(InputError, match=r"has no locks \(No locks available\); set REPRO_RUNS"),
+        folder.locked(tmp_path),
+    ):
+        pass
+    assert not folder.is_alive(tmp_path)

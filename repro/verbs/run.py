@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import sys
 import tempfile
 import time
@@ -84,10 +85,12 @@ def _check_folder(study: Study) -> None:
     """Find out before anything is trained whether the runs can be written."""
     try:
         study.directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=study.directory).close()
+        with tempfile.TemporaryFile(dir=study.directory) as probe:
+            fcntl.flock(probe, fcntl.LOCK_EX)  # not every network file system has locks
     except OSError as error:
         raise InputError(
-            f"{study.directory}: the run folder cannot be written ({error.strerror}); set REPRO_RUNS to another folder"
+            f"{study.directory}: the run folder cannot be written or locked ({error.strerror}); set REPRO_RUNS to "
+            "another folder"
         ) from None
 
 
